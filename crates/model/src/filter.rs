@@ -320,7 +320,9 @@ impl Comparison {
         self.compare_number(i64::try_from(found).unwrap_or(i64::MAX))
     }
 
-    fn compare_number(&self, found: i64) -> bool {
+    /// Says whether a number of the field's, `found`, compares as said.
+    #[must_use]
+    pub fn compare_number(&self, found: i64) -> bool {
         let wanted = match &self.value {
             Value::Number(number) => *number,
             Value::Text(text) => match text.parse() {
@@ -341,7 +343,9 @@ impl Comparison {
         }
     }
 
-    fn compare_text(&self, found: &str) -> bool {
+    /// Says whether a text of the field's, `found`, compares as said.
+    #[must_use]
+    pub fn compare_text(&self, found: &str) -> bool {
         let compare = |wanted: &str| match self.op {
             Op::Eq => found == wanted,
             Op::Prefix => found.starts_with(wanted),

@@ -1,0 +1,88 @@
+//! `cargo xtask bench`: measures the real product from outside.
+//!
+//! The measuring itself is a program of the end-to-end crate, because it drives
+//! the product the way the end-to-end tests do; this starts it.
+
+use std::{
+    ffi::{OsStr, OsString},
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Result, bail};
+
+use crate::{program, workspace::Workspace};
+
+/// Our programs that take part in a measurement.
+const PACKAGES: &[&str] = &["whodunit", "whodunit-proxy", "emojivoto", "whodunit-e2e"];
+
+/// What can be measured: the name, and the program that does.
+const BENCHES: &[(&str, &str)] = &[("verdict", "bench-verdict")];
+
+/// Builds in release mode and measures; what follows the name goes to the program.
+pub(crate) fn run(workspace: &Workspace, args: &[OsString]) -> Result<ExitCode> {
+    let Some((bench, rest)) = args
+        .split_first()
+        .and_then(|(name, rest)| Some((find(name)?, rest)))
+    else {
+        let names: Vec<&str> = BENCHES.iter().map(|(name, _)| *name).collect();
+        bail!(
+            "bench needs the name of a measurement: {}",
+            names.join(", ")
+        );
+    };
+    measure(workspace, bench, Profile::Release, rest)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A few runs of each kind with the binaries that the tests use: enough for CI
+/// to see a verdict that is wrong or late.
+pub(crate) fn quick_verdict(workspace: &Workspace) -> Result<()> {
+    let args = ["--runs", "3", "--quiet-runs", "3"].map(OsString::from);
+    measure(workspace, "bench-verdict", Profile::Debug, &args)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Profile {
+    Debug,
+    Release,
+}
+
+fn measure(workspace: &Workspace, bench: &str, profile: Profile, args: &[OsString]) -> Result<()> {
+    let mut build = program::cargo();
+    build
+        .args(["build", "--locked", "--bins"])
+        .current_dir(&workspace.root);
+    let folder = match profile {
+        // As in `test`, so that what it built is used as it is.
+        Profile::Debug => {
+            build.args(["--workspace", "--tests", "--examples"]);
+            "debug"
+        }
+        Profile::Release => {
+            build
+                .arg("--release")
+                .args(PACKAGES.iter().flat_map(|name| ["-p", name]));
+            "release"
+        }
+    };
+    program::run(&mut build)?;
+    program::run(Command::new(workspace.target.join(folder).join(bench)).args(args))
+}
+
+fn find(name: &OsStr) -> Option<&'static str> {
+    BENCHES
+        .iter()
+        .find(|(known, _)| name == *known)
+        .map(|(_, bench)| *bench)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_measurement_is_found_by_name_only() {
+        assert_eq!(find(OsStr::new("verdict")), Some("bench-verdict"));
+        assert_eq!(find(OsStr::new("bench-verdict")), None);
+    }
+}

@@ -1,0 +1,90 @@
+//! The chores of this repository: `cargo xtask demo`, `test`, `ci`,
+//! `bench`, `codegen`.
+//!
+//! One command, one file. This crate starts other programs and reads their
+//! answers; nothing that the product needs to build or run lives here. It is
+//! compiled before any command can begin, so it keeps its dependencies few.
+
+mod bench;
+mod ci;
+mod codegen;
+mod demo;
+mod deps_map;
+mod program;
+mod test;
+mod tools;
+mod workspace;
+
+use std::{
+    env,
+    ffi::OsString,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result};
+
+use crate::workspace::Workspace;
+
+const HELP: &str = "\
+Usage: cargo xtask COMMAND
+
+Commands:
+  demo [ARGS]             build the demo and start it; ARGS go to `whodunit demo`
+  test [-p CRATE] [-- ARGS]
+                          install what the tests need and run them; ARGS go to the test binaries
+  test --prepare          only install, and print the variables that the tests read
+  ci [--keep-going] [STEP ...]
+                          everything a change must pass; name steps to run only those
+  bench verdict [ARGS]    measure whether the verdict is right, and how soon; ARGS are
+                          --runs N, --quiet-runs N, --rate VOTES_PER_SECOND, --first-seed N
+  codegen [--check]       generate Rust from the .proto files; --check compares only
+";
+
+/// Exit code for a command line we do not understand, as in the product itself.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let mut args = env::args_os().skip(1);
+    let command = args.next();
+    let rest: Vec<OsString> = args.collect();
+    match dispatch(command, rest) {
+        Ok(code) => code,
+        Err(error) => {
+            // Nobody is left to tell when standard error is gone.
+            let _ = writeln!(io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Option<OsString>, rest: Vec<OsString>) -> Result<ExitCode> {
+    let Some(command) = command else {
+        return usage("a command is missing");
+    };
+    match command.to_str() {
+        Some("help" | "-h" | "--help") => {
+            io::stdout()
+                .write_all(HELP.as_bytes())
+                .context("print the help")?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some("demo") => demo::run(&Workspace::load()?, &rest),
+        Some("test") => match test::Request::parse(&rest) {
+            Ok(request) => test::run(&Workspace::load()?, &request),
+            Err(error) => usage(&error.to_string()),
+        },
+        Some("ci") => match ci::Request::parse(&rest) {
+            Ok(request) => ci::run(&Workspace::load()?, &request),
+            Err(error) => usage(&error.to_string()),
+        },
+        Some("bench") => bench::run(&Workspace::load()?, &rest),
+        Some("codegen") => codegen::run(&Workspace::load()?, &rest),
+        _ => usage(&format!("unknown command `{}`", command.to_string_lossy())),
+    }
+}
+
+fn usage(problem: &str) -> Result<ExitCode> {
+    write!(io::stderr(), "error: {problem}\n\n{HELP}").context("print the usage")?;
+    Ok(ExitCode::from(USAGE))
+}
