@@ -1,0 +1,415 @@
+//! Is the mesh itself well?
+//!
+//! Each check says what holds if all is well; when it does not, what is wrong
+//! and how to fix it. An `error` makes the whole check fail, a `warning` does not.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use whodunit_api::check::{Category, Check, CheckItem, Proxy};
+use whodunit_model::time::SECOND_US;
+use whodunit_store::StoreStats;
+
+use super::Queries;
+use crate::live::Live;
+use crate::proxies::{Known, Lost, ProxyBoot, State};
+
+/// Boots that ended longer ago than this are no longer listed.
+const ENDED_SHOWN_US: i64 = 3_600 * SECOND_US;
+
+/// Most ended boots that are listed.
+const ENDED_SHOWN_MAX: usize = 200;
+
+/// A discovery that heard nothing for this long is old.
+const DISCOVERY_OLD_MS: u64 = 30_000;
+
+/// A proxy's clock may differ this much before drawings of call trees look odd.
+const CLOCK_OFFSET_US: i64 = SECOND_US;
+
+impl Queries {
+    /// Answers `check`.
+    #[must_use]
+    pub fn check(&self, now_us: i64) -> Check {
+        let stats = self.store.stats();
+        let mut categories = vec![store(&stats)];
+        let mut proxies = Vec::new();
+        if let Some(live) = self.live.as_deref() {
+            let mut boots = live.proxies.all(now_us);
+            boots.retain(|(_, known, state)| {
+                state.is_alive() || now_us - known.last_us < ENDED_SHOWN_US
+            });
+            categories.insert(0, server(live));
+            categories.push(discovery(live));
+            categories.push(proxy_category(&boots));
+            categories.push(recorder(live, &boots));
+            proxies = self.proxies(boots, now_us);
+        }
+        let failed = categories
+            .iter()
+            .flat_map(|category| &category.checks)
+            .any(|item| item.result == "error");
+        Check {
+            success: !failed,
+            categories,
+            proxies,
+        }
+    }
+
+    /// Lists the boots: all that run, and those that ended lately.
+    fn proxies(&self, boots: Vec<(ProxyBoot, Known, State)>, now_us: i64) -> Vec<Proxy> {
+        let mut ended = 0;
+        boots
+            .into_iter()
+            .filter(|(_, _, state)| {
+                ended += usize::from(!state.is_alive());
+                state.is_alive() || ended <= ENDED_SHOWN_MAX
+            })
+            .map(|(boot, known, state)| self.proxy(&boot, known, state, now_us))
+            .collect()
+    }
+
+    fn proxy(&self, boot: &ProxyBoot, known: Known, state: State, now_us: i64) -> Proxy {
+        let report = known.report;
+        let reported_us = known.reported_us.unwrap_or(known.first_us);
+        Proxy {
+            namespace: boot.namespace.clone(),
+            workload: boot.workload.clone(),
+            instance: boot.instance.clone(),
+            version: known.proxy_version,
+            boot: boot.boot.to_string(),
+            state: state.name().to_owned(),
+            reported_age_ms: u64::try_from((now_us - reported_us) / 1_000).unwrap_or(0),
+            uptime_s: report.uptime_s,
+            discovery_age_ms: report.discovery_age_ms,
+            detection_fall_backs: report.detection_fall_backs,
+            open_connections: report.open_connections,
+            clock_offset_ms: super::record::ms(report.clock_offset_us),
+            conservation: report.conservation,
+            batches_durable: self.store.durable(&boot.store_name(), boot.boot),
+            tail_unknown: state == State::Gone,
+        }
+    }
+}
+
+fn server(live: &Live) -> Category {
+    let refused = count(&live.surface.turned_away);
+    let checks = vec![
+        good(format!(
+            "server {} answers on {} and takes records on {}",
+            env!("CARGO_PKG_VERSION"),
+            live.http,
+            live.grpc
+        )),
+        item(
+            "no question was turned away",
+            (refused > 0).then(|| {
+                warning(
+                    format!("{refused} questions were turned away because too many were waiting"),
+                    "ask for shorter ranges, or less often",
+                )
+            }),
+        ),
+    ];
+    category("server", checks)
+}
+
+fn store(stats: &StoreStats) -> Category {
+    let failing = stats.flush_failures + stats.sync_failures;
+    let checks = vec![
+        item(
+            "records reach the disk",
+            (failing > 0).then(|| {
+                let last = stats.last_error.as_deref().unwrap_or("see the server's log");
+                failure(
+                    format!("writing failed {failing} times: {last}"),
+                    "make room on the disk of the data directory, and see that it may be written",
+                )
+            }),
+        ),
+        item(
+            "nothing in the data directory is damaged",
+            (stats.damaged_total > 0).then(|| {
+                let named: Vec<String> = stats
+                    .damaged
+                    .iter()
+                    .map(|damage| format!("{} ({})", damage.what, damage.why))
+                    .collect();
+                warning(
+                    format!("{} skipped: {}", stats.damaged_total, listed(&named)),
+                    "answers leave out what is not readable: put back a copy, or move the file away",
+                )
+            }),
+        ),
+        item(
+            "every batch of records could be read",
+            (stats.refused_batches > 0).then(|| {
+                warning(
+                    format!("{} batches were refused", stats.refused_batches),
+                    "run proxies and server of one version; the server's log names the proxies",
+                )
+            }),
+        ),
+        item(
+            "the store keeps up with the proxies",
+            (stats.overloaded_batches > 0).then(|| {
+                warning(
+                    format!("{} batches had to come again", stats.overloaded_batches),
+                    "use a faster disk, or record less",
+                )
+            }),
+        ),
+    ];
+    category("store", checks)
+}
+
+fn discovery(live: &Live) -> Category {
+    let Some(discovery) = &live.discovery else {
+        let checks = vec![item(
+            "the server knows where services live",
+            Some(warning(
+                "no source of discovery".to_owned(),
+                "start the server with --topology FILE, or let `whodunit run` do it",
+            )),
+        )];
+        return category("discovery", checks);
+    };
+    let health = discovery.health();
+    let topology = discovery.topology();
+    let known = topology
+        .as_ref()
+        .map_or(0, |topology| topology.services.len());
+    let source_is_read = match (&health.error, topology.is_some()) {
+        (None, true) => None,
+        (Some(error), true) => Some(warning(
+            format!("{error} (the last good state of {known} services stays in force)"),
+            "repair the file",
+        )),
+        (error, false) => Some(failure(
+            error
+                .clone()
+                .unwrap_or_else(|| format!("{} was not read yet", health.source)),
+            "write the topology file, or start the server with the path of one",
+        )),
+    };
+    let slow = count(&live.destinations.slow_dropped);
+    let unready: Vec<String> = topology
+        .iter()
+        .flat_map(|topology| topology.services.values())
+        .filter(|service| !service.endpoints.iter().any(|endpoint| endpoint.ready))
+        .map(|service| service.name.to_string())
+        .take(10)
+        .collect();
+    let checks = vec![
+        item("the server knows where services live", source_is_read),
+        item(
+            "every service has a ready instance",
+            (!unready.is_empty()).then(|| {
+                warning(
+                    format!("no instance is ready: {}", unready.join(", ")),
+                    "look at the log of the service's process",
+                )
+            }),
+        ),
+        item(
+            "every proxy reads its updates",
+            (slow > 0).then(|| {
+                warning(
+                    format!("{slow} discovery streams were dropped because they were not read"),
+                    "look for proxies that hang or lack processor time",
+                )
+            }),
+        ),
+    ];
+    category("discovery", checks)
+}
+
+fn proxy_category(boots: &[(ProxyBoot, Known, State)]) -> Category {
+    let named = |matches: &dyn Fn(&Known, State) -> bool| -> Vec<String> {
+        boots
+            .iter()
+            .filter(|(_, known, state)| matches(known, *state))
+            .map(|(boot, _, _)| boot.instance.clone())
+            .collect()
+    };
+    let alive = named(&|_, state| state.is_alive());
+    let own = env!("CARGO_PKG_VERSION");
+    let connected = alive.is_empty().then(|| {
+        failure(
+            "no proxy is connected".to_owned(),
+            "start one with `whodunit run`, or point `[record] server` of proxy.toml here",
+        )
+    });
+    let problem = |names: Vec<String>, says: &str, hint: &'static str| {
+        (!names.is_empty()).then(|| warning(format!("{says}: {}", listed(&names)), hint))
+    };
+    let checks = vec![
+        item("proxies are connected", connected),
+        item(
+            "every proxy reports",
+            problem(
+                named(&|_, state| state == State::Silent),
+                "no report for 15 s",
+                "look at the log of these proxies and at their connection to the server",
+            ),
+        ),
+        item(
+            "proxies have the server's version",
+            problem(
+                named(&|known, state| {
+                    state.is_alive() && !["", own].contains(&known.proxy_version.as_str())
+                }),
+                "another version",
+                "restart these proxies with the server's version",
+            ),
+        ),
+        item(
+            "discovery of every proxy is fresh",
+            problem(
+                named(&|known, state| {
+                    let age_ms = known.report.discovery_age_ms;
+                    let old = age_ms.is_some_and(|age_ms| age_ms > DISCOVERY_OLD_MS);
+                    state.is_alive() && old && !known.report.discovery_connected
+                }),
+                "discovery is not connected and older than 30 s",
+                "they go on with what they know; look at their connection to the server",
+            ),
+        ),
+        item(
+            "every protocol was recognized",
+            problem(
+                named(&|known, state| state.is_alive() && known.report.detection_fall_backs > 0),
+                "connections of an unknown protocol",
+                "declare the protocol of the service in mesh.toml",
+            ),
+        ),
+        item(
+            "clocks agree",
+            problem(
+                named(&|known, state| {
+                    state.is_alive() && known.report.clock_offset_us.abs() > CLOCK_OFFSET_US
+                }),
+                "the clock differs by more than a second",
+                "synchronize the clocks of these machines (NTP)",
+            ),
+        ),
+    ];
+    category("proxies", checks)
+}
+
+fn recorder(live: &Live, boots: &[(ProxyBoot, Known, State)]) -> Category {
+    let lossy: Vec<String> = boots
+        .iter()
+        .filter_map(|(boot, known, _)| {
+            let conservation = &known.report.conservation;
+            let reasons: Vec<String> = conservation
+                .dropped
+                .iter()
+                .chain(&conservation.discarded)
+                .filter(|count| count.count > 0)
+                .map(|count| format!("{} {}", count.count, count.reason))
+                .collect();
+            let lost = conservation.lost() > 0;
+            lost.then(|| format!("{} ({})", boot.instance, reasons.join(", ")))
+        })
+        .collect();
+    let tails: Vec<String> = boots
+        .iter()
+        .filter(|(_, _, state)| *state == State::Gone)
+        .map(|(boot, _, _)| format!("{} ({})", boot.instance, boot.boot))
+        .collect();
+    let failed = count(&live.ingest.failed);
+    let checks = vec![
+        item(
+            "records are written",
+            (failed > 0).then(|| {
+                failure(
+                    format!("{failed} batches could not be written"),
+                    "make room on the disk of the data directory; the server's log says more",
+                )
+            }),
+        ),
+        item(
+            "no record was dropped or discarded",
+            (!lossy.is_empty()).then(|| {
+                warning(
+                    listed(&lossy),
+                    "raise `[record] buffer_bytes` of these proxies, or keep the server up",
+                )
+            }),
+        ),
+        item(
+            "every proxy that ended said what it had sent",
+            (!tails.is_empty()).then(|| {
+                warning(
+                    format!("ended without a closing batch: {}", listed(&tails)),
+                    "what these had not sent is not known; stop proxies with SIGTERM",
+                )
+            }),
+        ),
+    ];
+    category("recorder", checks)
+}
+
+fn count(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+/// Returns some names, and how many more there are.
+fn listed(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let mut text = names[..names.len().min(SHOWN)].join(", ");
+    if names.len() > SHOWN {
+        text.push_str(&format!(" and {} more", names.len() - SHOWN));
+    }
+    text
+}
+
+/// What is wrong, and how to fix it.
+struct Problem {
+    result: &'static str,
+    error: String,
+    hint: &'static str,
+}
+
+const fn warning(error: String, hint: &'static str) -> Problem {
+    Problem {
+        result: "warning",
+        error,
+        hint,
+    }
+}
+
+const fn failure(error: String, hint: &'static str) -> Problem {
+    Problem {
+        result: "error",
+        error,
+        hint,
+    }
+}
+
+fn good(description: String) -> CheckItem {
+    CheckItem {
+        description,
+        result: "success".to_owned(),
+        ..CheckItem::default()
+    }
+}
+
+fn item(description: &str, problem: Option<Problem>) -> CheckItem {
+    let description = description.to_owned();
+    match problem {
+        None => good(description),
+        Some(problem) => CheckItem {
+            description,
+            result: problem.result.to_owned(),
+            error: problem.error,
+            hint: problem.hint.to_owned(),
+        },
+    }
+}
+
+fn category(name: &str, checks: Vec<CheckItem>) -> Category {
+    Category {
+        name: name.to_owned(),
+        checks,
+    }
+}

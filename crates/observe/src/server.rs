@@ -1,0 +1,313 @@
+//! Starts the server and stops it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use whodunit_control::destination::Destinations;
+use whodunit_control::topology_file;
+use whodunit_store::{Store, StoreError};
+
+use crate::accept::{Acceptor, Connection};
+use crate::http::{self, App};
+use crate::ingest::Ingest;
+use crate::live::Live;
+use crate::proxies::Proxies;
+use crate::query::Queries;
+use crate::stopped;
+
+/// Most HTTP connections at one time.
+const HTTP_CONNECTIONS_MAX: usize = 512;
+
+/// Most gRPC connections at one time: one or two per proxy.
+const GRPC_CONNECTIONS_MAX: usize = 10_000;
+
+/// How long a client may take to send a head, and a connection may rest between two.
+const HEAD_WITHIN: Duration = Duration::from_secs(30);
+
+/// Room for the head of one request.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// How long answers under way may take once the server stops.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How the server runs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where HTTP is answered. Loopback only.
+    pub http: SocketAddr,
+    /// Where gRPC is answered. Loopback only.
+    pub grpc: SocketAddr,
+    /// The file that says where services live; without one nothing is discovered.
+    pub topology: Option<PathBuf>,
+    /// The store, data directory included.
+    pub store: whodunit_store::Options,
+}
+
+impl Options {
+    /// Returns the defaults for data in `data_dir`: loopback, ports 7070 and 7071.
+    #[must_use]
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            http: SocketAddr::from(([127, 0, 0, 1], 7070)),
+            grpc: SocketAddr::from(([127, 0, 0, 1], 7071)),
+            topology: None,
+            store: whodunit_store::Options::new(data_dir),
+        }
+    }
+}
+
+/// Why the server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// Anybody could read records: there is no authentication yet.
+    #[error(
+        "{flag} {address} is not a loopback address, and without authentication anybody who \
+         reaches it could read every record: use 127.0.0.1:{port}, and a tunnel (ssh -L) from elsewhere",
+        port = address.port()
+    )]
+    NotLoopback {
+        /// The flag that says the address.
+        flag: &'static str,
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The address cannot be listened on.
+    #[error(
+        "cannot listen on {flag} {address}: {source}; choose another port, or 0 for a free one"
+    )]
+    Listen {
+        /// The flag that says the address.
+        flag: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store could not be opened because the runtime is stopping.
+    #[error("the runtime is stopping")]
+    Stopping,
+}
+
+/// The server.
+#[derive(Debug)]
+pub struct Server;
+
+/// A server that runs. Dropping it stops the server without waiting.
+#[derive(Debug)]
+pub struct Running {
+    live: Arc<Live>,
+    store: Store,
+    stop: watch::Sender<bool>,
+    discovery: Option<JoinHandle<()>>,
+    grpc: JoinHandle<()>,
+    http: JoinHandle<()>,
+}
+
+impl Server {
+    /// Starts the server; it answers when this returns.
+    ///
+    /// # Errors
+    /// When an address is not loopback or taken, or the store cannot be opened.
+    pub async fn start(options: Options) -> Result<Running, ServerError> {
+        check_loopback("--listen", options.http)?;
+        check_loopback("--grpc", options.grpc)?;
+        let http = listen("--listen", options.http).await?;
+        let grpc = listen("--grpc", options.grpc).await?;
+        let data_dir = options.store.dir.clone();
+        let store = tokio::task::spawn_blocking(move || whodunit_store::open(options.store))
+            .await
+            .map_err(|_| ServerError::Stopping)??;
+
+        let (stop, stopping) = watch::channel(false);
+        let (discovery, follower) = options.topology.map(topology_file::follow).unzip();
+        let destinations = Destinations::new(discovery.clone());
+        let live = Arc::new(Live {
+            started: Instant::now(),
+            data_dir,
+            http: http.1,
+            grpc: grpc.1,
+            proxies: Proxies::remembered(store.boots()),
+            discovery,
+            destinations: destinations.counters(),
+            ingest: Default::default(),
+            surface: Default::default(),
+            ingested: watch::Sender::default(),
+            durable: watch::Sender::default(),
+        });
+        let durable = live.durable.clone();
+        store.on_durable(Box::new(move || durable.send_modify(|count| *count += 1)));
+        let ingested = live.ingested.clone();
+        store.on_ingested(Box::new(move || ingested.send_modify(|count| *count += 1)));
+
+        let discovery = follower.map(|follower| tokio::spawn(follower.run()));
+        let ingest = Ingest::new(store.clone(), live.clone(), stopping.clone());
+        let queries = Queries::new(store.clone(), Some(live.clone()));
+        let app = App::new(queries, live.clone(), stopping.clone());
+        let grpc = serve_grpc(grpc.0, destinations, ingest, stopping.clone());
+        let http = serve_http(http.0, http::router(app), live.clone(), stopping);
+        tracing::info!(http = %live.http, grpc = %live.grpc, data = %live.data_dir.display(), "server is ready");
+        Ok(Running {
+            live,
+            store,
+            stop,
+            discovery,
+            grpc: tokio::spawn(grpc),
+            http: tokio::spawn(http),
+        })
+    }
+}
+
+impl Running {
+    /// Returns where HTTP is answered.
+    #[must_use]
+    pub fn http(&self) -> SocketAddr {
+        self.live.http
+    }
+
+    /// Returns where gRPC is answered.
+    #[must_use]
+    pub fn grpc(&self) -> SocketAddr {
+        self.live.grpc
+    }
+
+    /// Stops in order: no new work, a few seconds for the work under way, then
+    /// the store is closed and everything taken is on disk.
+    pub async fn shutdown(mut self) {
+        self.stop.send_replace(true);
+        if let Some(discovery) = self.discovery.take() {
+            discovery.abort();
+        }
+        let deadline = tokio::time::Instant::now() + GRACE;
+        for task in [&mut self.grpc, &mut self.http] {
+            if tokio::time::timeout_at(deadline, &mut *task).await.is_err() {
+                tracing::warn!("a connection did not end in time and was cut");
+                task.abort();
+            }
+        }
+        let store = self.store.clone();
+        if tokio::task::spawn_blocking(move || store.close())
+            .await
+            .is_err()
+        {
+            tracing::error!("the store could not be closed in order");
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        for task in self.discovery.iter().chain([&self.grpc, &self.http]) {
+            task.abort();
+        }
+    }
+}
+
+fn check_loopback(flag: &'static str, address: SocketAddr) -> Result<(), ServerError> {
+    if address.ip().is_loopback() {
+        Ok(())
+    } else {
+        Err(ServerError::NotLoopback { flag, address })
+    }
+}
+
+async fn listen(
+    flag: &'static str,
+    address: SocketAddr,
+) -> Result<(TcpListener, SocketAddr), ServerError> {
+    let failed = |source| ServerError::Listen {
+        flag,
+        address,
+        source,
+    };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+async fn serve_grpc(
+    listener: TcpListener,
+    destinations: Destinations,
+    ingest: Ingest,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let incoming = Box::pin(Acceptor::new(listener, GRPC_CONNECTIONS_MAX).into_stream());
+    let served = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .max_concurrent_streams(Some(4_096))
+        .add_service(destinations.into_service())
+        .add_service(ingest.into_service())
+        .serve_with_incoming_shutdown(incoming, async move {
+            // Fails only if the server was dropped, which means stop as well.
+            let () = stopped(&mut stopping).await;
+        })
+        .await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the gRPC listener ended");
+    }
+}
+
+async fn serve_http(
+    listener: TcpListener,
+    router: Router,
+    live: Arc<Live>,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let acceptor = Acceptor::new(listener, HTTP_CONNECTIONS_MAX);
+    let mut connections = JoinSet::new();
+    loop {
+        let connection = tokio::select! {
+            connection = acceptor.accept() => connection,
+            () = stopped(&mut stopping) => break,
+        };
+        let connection = serve_connection(connection, router.clone(), stopping.clone());
+        let live = live.clone();
+        connections.spawn(async move {
+            live.surface.connections.fetch_add(1, Ordering::Relaxed);
+            connection.await;
+            live.surface.connections.fetch_sub(1, Ordering::Relaxed);
+        });
+        while connections.try_join_next().is_some() {}
+    }
+    drop(acceptor);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn serve_connection(
+    connection: Connection,
+    router: Router,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(connection), TowerToHyperService::new(router));
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopped(&mut stopping) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "an HTTP connection ended early");
+    }
+}
