@@ -387,29 +387,38 @@ fn named(case: &Case<'_>, suspect: &Suspect) -> Named {
     }
 }
 
+/// Who fails because of the suspect, from its callers up to the users.
 fn victims(case: &Case<'_>, suspect: &Suspect) -> Vec<Victim> {
-    let requests = |(callee, route): (Name, _)| {
-        let until_us = suspect.until_us.unwrap_or(i64::MAX);
+    let until_us = suspect.until_us.unwrap_or(i64::MAX);
+    let requests = |callee: Name, route, caller: Option<Name>| {
         let calls = case.calls_of(callee).iter().filter(|&&hop| {
             let at_us = case.at_us(hop);
-            case.hops.hops[hop].route == route && suspect.since_us <= at_us && at_us <= until_us
+            let hop = &case.hops.hops[hop];
+            hop.route == route
+                && caller.is_none_or(|caller| hop.caller == caller)
+                && suspect.since_us <= at_us
+                && at_us <= until_us
         });
         count(calls.count())
     };
-    suspect
-        .victims
-        .iter()
-        .map(|&(place, failed)| {
-            let (namespace, workload, route) = case.place_texts(place);
-            Victim {
-                namespace: namespace.to_owned(),
-                workload: workload.to_owned(),
-                route: route.to_owned(),
-                failed,
-                requests: requests(place),
-            }
-        })
-        .collect()
+    let victim = |who: Name, route, failed, requests| {
+        let (namespace, workload, route) = case.place_texts((who, route));
+        Victim {
+            namespace: namespace.to_owned(),
+            workload: workload.to_owned(),
+            route: route.to_owned(),
+            failed,
+            requests,
+        }
+    };
+    let services = suspect.victims.iter().map(|&((callee, route), failed)| {
+        victim(callee, route, failed, requests(callee, route, None))
+    });
+    let users = suspect.users.iter().map(|&(user, failed)| {
+        let requests = requests(user.callee, user.route, Some(user.caller));
+        victim(user.caller, user.route, failed, requests)
+    });
+    services.chain(users).collect()
 }
 
 /// What separates bad from good requests: among all calls of the culprit, and

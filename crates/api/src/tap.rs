@@ -38,6 +38,9 @@ pub struct Tap {
     pub records: Vec<Record>,
     /// How many matched in the range.
     pub matched: u64,
+    /// `matched` is a lower bound: history that cannot hold a wanted record was passed by.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub matched_at_least: bool,
     /// How much it can be trusted.
     pub trust: Trust,
 }

@@ -148,6 +148,18 @@ macro_rules! columns {
                 $(self.$name.truncate(length);)*
             }
 
+            /// Returns the rows named by `order`, in that order.
+            ///
+            /// # Panics
+            /// When there is no such row.
+            #[must_use]
+            pub fn select(&self, order: &[usize]) -> Self {
+                Self {
+                    strings: self.strings.clone(),
+                    $($name: order.iter().map(|&index| self.$name[index]).collect(),)*
+                }
+            }
+
             /// Puts row `order[i]` at place `i`. `order` may leave rows out.
             pub fn reorder(&mut self, order: &[usize]) {
                 $(self.$name = order.iter().map(|&index| self.$name[index]).collect();)*

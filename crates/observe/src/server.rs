@@ -125,9 +125,9 @@ impl Server {
     /// When an address is not loopback or taken, or the store cannot be opened.
     pub async fn start(options: Options) -> Result<Running, ServerError> {
         check_loopback("--listen", options.http)?;
-        check_loopback("--grpc", options.grpc)?;
+        check_loopback("--grpc-listen", options.grpc)?;
         let http = listen("--listen", options.http).await?;
-        let grpc = listen("--grpc", options.grpc).await?;
+        let grpc = listen("--grpc-listen", options.grpc).await?;
         let data_dir = options.store.dir.clone();
         let store = tokio::task::spawn_blocking(move || whodunit_store::open(options.store))
             .await

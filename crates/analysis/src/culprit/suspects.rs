@@ -105,6 +105,8 @@ pub(super) struct Suspect {
     pub(super) visible: u64,
     /// Who suffered on the way up, from the suspect up, with how many requests.
     pub(super) victims: Vec<((Name, Symbol), u64)>,
+    /// Known callers of the outermost requests, with how many of these they made.
+    pub(super) users: Vec<(User, u64)>,
     /// Some tries failed and were made again.
     pub(super) retried: bool,
     /// Share of the time that requests take longer than usual, for slow ones; else 1.
@@ -112,6 +114,14 @@ pub(super) struct Suspect {
     /// Slow from the start: there is nothing to compare with.
     pub(super) no_baseline: bool,
     pub(super) confidence: f64,
+}
+
+/// Who made outermost requests, of whom, and on which route.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct User {
+    pub(super) caller: Name,
+    pub(super) callee: Name,
+    pub(super) route: Symbol,
 }
 
 /// Which of several callees, routes and signals a trouble belongs to.
@@ -333,6 +343,7 @@ fn suspect(
         shown: (0, 0),
         visible: count(visible.len()),
         victims: victims(case, &members),
+        users: users(case, &members),
         retried: members
             .iter()
             .any(|trouble| case.hops.hops[trouble.chain[0]].standing == Standing::Retried),
@@ -453,6 +464,31 @@ fn victims(case: &Case<'_>, members: &[&Trouble]) -> Vec<((Name, Symbol), u64)> 
         .into_iter()
         .map(|(place, (_, hops))| (place, count(hops.len())))
         .collect()
+}
+
+/// Who made the outermost requests, most of them first.
+fn users(case: &Case<'_>, members: &[&Trouble]) -> Vec<(User, u64)> {
+    let mut found: FastMap<User, FastSet<usize>> = FastMap::default();
+    for &outermost in members.iter().filter_map(|trouble| trouble.chain.last()) {
+        let hop = &case.hops.hops[outermost];
+        if !hop.caller.name.is_empty() {
+            let user = User {
+                caller: hop.caller,
+                callee: hop.callee,
+                route: hop.route,
+            };
+            found.entry(user).or_default().insert(outermost);
+        }
+    }
+    let mut users: Vec<(User, u64)> = found
+        .into_iter()
+        .map(|(user, hops)| (user, count(hops.len())))
+        .collect();
+    users.sort_by(|(a, a_hops), (b, b_hops)| {
+        let texts = |user: &User| (user.caller.texts(case.rows()), case.hops.text(user.route));
+        (Reverse(a_hops), texts(a)).cmp(&(Reverse(b_hops), texts(b)))
+    });
+    users
 }
 
 /// The instance and the version that have nearly all the failures, if there are

@@ -136,6 +136,7 @@ fn the_talk_ends_with_the_culprit() {
               symptom web `GET /api/vote` failures 40/200 since recording began
               not web `GET /api/vote` 0.00: 40 of its failures contain a failed call to voting VotePoop; it failed 0 times on its own
               victim web GET /api/vote 40/200
+              victim vote-bot GET /api/vote 40/200
               at voting route=emojivoto.v1.VotingService/VotePoop: covers 1.00 lift 5.00
               at web choice=:poop:: covers 1.00 lift 5.00
               40 of 40 calls to voting VotePoop failed: the application answered a failing gRPC status with gRPC UNKNOWN (1.00)

@@ -15,7 +15,7 @@ async fn an_address_that_is_not_loopback_is_refused() {
     http.http = open;
     let mut grpc = options(dir.path());
     grpc.grpc = open;
-    for (options, flag) in [(http, "--listen"), (grpc, "--grpc")] {
+    for (options, flag) in [(http, "--listen"), (grpc, "--grpc-listen")] {
         let error = Server::start(options).await.unwrap_err();
         assert!(matches!(error, ServerError::NotLoopback { .. }), "{error}");
         let text = error.to_string();
