@@ -16,7 +16,7 @@ use crate::{program, workspace::Workspace};
 const PACKAGES: &[&str] = &["whodunit", "whodunit-proxy", "emojivoto", "whodunit-e2e"];
 
 /// What can be measured: the name, and the program that does.
-const BENCHES: &[(&str, &str)] = &[("verdict", "bench-verdict")];
+const BENCHES: &[(&str, &str)] = &[("verdict", "bench-verdict"), ("commands", "bench-commands")];
 
 /// Builds in release mode and measures; what follows the name goes to the program.
 pub(crate) fn run(workspace: &Workspace, args: &[OsString]) -> Result<ExitCode> {

@@ -194,6 +194,8 @@ fn discovery(live: &Live) -> Category {
     let unready: Vec<String> = topology
         .iter()
         .flat_map(|topology| topology.services.values())
+        // A workload that only calls others has no endpoints to be ready.
+        .filter(|service| !service.endpoints.is_empty())
         .filter(|service| !service.endpoints.iter().any(|endpoint| endpoint.ready))
         .map(|service| service.name.to_string())
         .take(10)

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use whodunit_analysis::stat::{self, By};
 use whodunit_api::stat::{Stat, StatQuery, StatRow};
 use whodunit_model::filter::Field;
+use whodunit_model::route;
 use whodunit_model::time::SECOND_US;
 
 use super::record::ms;
@@ -43,7 +44,8 @@ impl Queries {
         let mut rows = Vec::new();
         for found in stat::stat(&scanned.rows, window, by) {
             if wanted(query.namespace.as_ref(), &found.namespace)
-                && wanted(query.name.as_ref(), &found.name)
+                && (wanted(query.name.as_ref(), &found.name)
+                    || by == By::Route && wanted(query.name.as_ref(), route::short(&found.name)))
             {
                 let now = things.remove(&(found.namespace.clone(), found.name.clone()));
                 rows.push(row(&query.kind, by, found, now.as_ref()));

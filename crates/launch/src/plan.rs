@@ -1,0 +1,589 @@
+//! From a mesh file to what exactly is started: ports, texts, folders.
+//!
+//! Everything that can go wrong without starting anything goes wrong here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use whodunit_control::mesh_file::{
+    Check, Command, External, Location, Mesh, RenderError, Scope, Service, Syntax, Template, Values,
+};
+use whodunit_model::topology::ServiceName;
+use whodunit_model::{Endpoint, Service as Target};
+
+use crate::error::LaunchError;
+use crate::event::{Event, Listening};
+use crate::find;
+use crate::layout::Layout;
+use crate::order;
+use crate::ports::{Picker, local};
+use crate::probe::Question;
+use crate::process::Spec;
+use crate::proxy_config::{
+    Admin, Capture, Control, Listener, ProxyConfig, Record, Shutdown, Workload,
+};
+use crate::supervise::{Probe, Unit};
+use crate::topology::Place;
+
+/// Largest template file that is read, in bytes.
+const TEMPLATE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// How long requests that are open in a proxy may go on when the mesh stops.
+const PROXY_GRACE_MS: u64 = 3_000;
+
+/// What to start.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// What discovery tells; nothing is ready yet.
+    pub(crate) targets: Vec<Target>,
+    /// Instances in steps: those of one step start together.
+    pub(crate) steps: Vec<Vec<Instance>>,
+    /// Address of the first service that has a port of its own.
+    pub(crate) front_door: Option<SocketAddr>,
+    /// Where instances can be reached.
+    pub(crate) listening: Vec<Listening>,
+    /// Ports that were not to be had.
+    pub(crate) replaced: Vec<Event>,
+}
+
+/// One instance: an application and, if anything passes through it, a proxy.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    pub(crate) app: Unit,
+    pub(crate) proxy: Option<Proxy>,
+    /// The instance's own folder.
+    pub(crate) data: PathBuf,
+    /// Files to write before the start.
+    pub(crate) files: Vec<(PathBuf, String)>,
+}
+
+/// The proxy beside an instance.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    pub(crate) config: ProxyConfig,
+    /// Where to write the configuration.
+    pub(crate) path: PathBuf,
+}
+
+/// What a plan depends on besides the mesh file.
+pub(crate) struct Given<'a> {
+    pub(crate) layout: &'a Layout,
+    pub(crate) program_dirs: &'a [PathBuf],
+    pub(crate) grpc: SocketAddr,
+    /// Addresses of the externals, in the order of the file.
+    pub(crate) externals: Vec<Vec<SocketAddr>>,
+    pub(crate) key_file: PathBuf,
+}
+
+/// Keeps the ports that services ask for from being given to anyone else.
+pub(crate) fn hold_ports(mesh: &Mesh, picker: &mut Picker) {
+    for service in &mesh.services {
+        let declared = [service.port, service.app_port];
+        for port in declared
+            .into_iter()
+            .flatten()
+            .chain(service.ports.values().copied())
+        {
+            picker.hold(port);
+        }
+    }
+}
+
+/// Works out what to start.
+pub(crate) fn plan(
+    mesh: &Mesh,
+    given: &Given<'_>,
+    picker: &mut Picker,
+) -> Result<Plan, LaunchError> {
+    let mut planner = Planner {
+        mesh,
+        given,
+        picker,
+        plan: Plan {
+            targets: Vec::new(),
+            steps: Vec::new(),
+            front_door: None,
+            listening: Vec::new(),
+            replaced: Vec::new(),
+        },
+    };
+    let mut by_service = Vec::new();
+    for service in &mesh.services {
+        by_service.push(planner.service(service)?);
+    }
+    let mut plan = planner.plan;
+    for (external, addresses) in mesh.externals.iter().zip(&given.externals) {
+        plan.targets
+            .push(external_target(mesh, external, addresses));
+    }
+    for step in order::steps(&mesh.services) {
+        let instances = step
+            .into_iter()
+            .flat_map(|service| std::mem::take(&mut by_service[service]));
+        plan.steps.push(instances.collect());
+    }
+    Ok(plan)
+}
+
+struct Planner<'a> {
+    mesh: &'a Mesh,
+    given: &'a Given<'a>,
+    picker: &'a mut Picker,
+    plan: Plan,
+}
+
+impl Planner<'_> {
+    fn service(&mut self, service: &Service) -> Result<Vec<Instance>, LaunchError> {
+        let number = self.plan.targets.len();
+        self.plan.targets.push(Target {
+            name: ServiceName {
+                namespace: self.mesh.namespace.clone(),
+                name: service.name.clone(),
+            },
+            workload: service.name.clone(),
+            protocol: service.protocol,
+            external: false,
+            endpoints: Vec::new(),
+        });
+        (0..service.instances)
+            .map(|index| self.instance(service, number, index))
+            .collect()
+    }
+
+    fn instance(
+        &mut self,
+        service: &Service,
+        number: usize,
+        index: u16,
+    ) -> Result<Instance, LaunchError> {
+        let name = format!("{}-{index}", service.name);
+        let data = self.given.layout.instance(&name);
+        let mut ports = BTreeMap::new();
+        for (port_name, wanted) in &service.ports {
+            let what = format!("service `{}` (`ports.{port_name}`)", service.name);
+            ports.insert(port_name.clone(), self.port(*wanted, index, what)?);
+        }
+        let mut callees = BTreeMap::new();
+        for callee in &service.calls {
+            callees.insert(callee.clone(), local(self.picker.free()?));
+        }
+        let templates = self.templates(service, &ports, &callees, &name, index, &data)?;
+        let inbound = service.inbound || templates.iter().any(|(_, template)| needs_port(template));
+        let (mut port, mut itself) = (None, None);
+        if inbound {
+            port = Some(self.app_port(service)?);
+            let what = format!("service `{}`", service.name);
+            let listen = self.port(service.port.unwrap_or_default(), index, what)?;
+            itself = Some(local(listen));
+        }
+        let env = |name: &str| std::env::var(name).ok();
+        let values = Values {
+            port,
+            ports: &ports,
+            itself,
+            callees: &callees,
+            instance: &name,
+            index,
+            data: &data,
+            folder: &self.mesh.folder,
+            env: &env,
+        };
+        let rendering = Rendering {
+            mesh: self.mesh,
+            service,
+            values: &values,
+        };
+        let files = templates
+            .iter()
+            .zip(&service.files)
+            .map(|((file, template), asked)| {
+                let text = template
+                    .render(&values)
+                    .map_err(|why| LaunchError::Placeholder {
+                        file: file.clone(),
+                        service: service.name.clone(),
+                        key: "files".to_owned(),
+                        why,
+                    })?;
+                Ok((
+                    data.join(rendering.render("files.path", &asked.path)?),
+                    text,
+                ))
+            })
+            .collect::<Result<_, LaunchError>>()?;
+        let app = self.app(&rendering, index, port, number)?;
+        let proxy = self.proxy(service, &name, port.zip(itself), &callees)?;
+        if let Some(address) = itself {
+            self.publish(service, number, &name, address);
+        }
+        Ok(Instance {
+            app,
+            proxy,
+            data,
+            files,
+        })
+    }
+
+    /// Makes it known where the instance can be reached.
+    fn publish(&mut self, service: &Service, number: usize, name: &str, address: SocketAddr) {
+        if service.port.is_some_and(|port| port > 0) && self.plan.front_door.is_none() {
+            self.plan.front_door = Some(address);
+        }
+        self.plan.listening.push(Listening {
+            service: service.name.clone(),
+            instance: name.to_owned(),
+            address,
+        });
+        self.plan.targets[number].endpoints.push(Endpoint {
+            address,
+            instance: name.to_owned(),
+            version: service.version.clone(),
+            meshed: true,
+            ready: false,
+        });
+    }
+
+    /// Returns the port that was asked for if the first instance can have it, else a free one.
+    fn port(&mut self, wanted: u16, index: u16, what: String) -> Result<u16, LaunchError> {
+        if wanted > 0 && index == 0 && self.picker.claim(local(wanted)) {
+            return Ok(wanted);
+        }
+        let used = self.picker.free()?;
+        if wanted > 0 && index == 0 {
+            self.plan
+                .replaced
+                .push(Event::PortReplaced { what, wanted, used });
+        }
+        Ok(used)
+    }
+
+    fn app_port(&mut self, service: &Service) -> Result<u16, LaunchError> {
+        match service.app_port {
+            Some(port) if self.picker.claim(local(port)) => Ok(port),
+            Some(port) => Err(LaunchError::AppPortTaken {
+                service: service.name.clone(),
+                port,
+            }),
+            None => Ok(self.picker.free()?),
+        }
+    }
+
+    fn app(
+        &self,
+        rendering: &Rendering<'_>,
+        index: u16,
+        port: Option<u16>,
+        number: usize,
+    ) -> Result<Unit, LaunchError> {
+        let service = rendering.service;
+        let working_dir = match &service.working_dir {
+            Some(folder) => self
+                .mesh
+                .folder
+                .join(rendering.render("working_dir", folder)?),
+            None => self.mesh.folder.clone(),
+        };
+        let words = match &service.command {
+            Command::Words(words) => words
+                .iter()
+                .map(|word| rendering.render("command", word))
+                .collect::<Result<Vec<_>, _>>()?,
+            Command::Shell(text) => {
+                vec![
+                    "/bin/sh".to_owned(),
+                    "-c".to_owned(),
+                    rendering.render("command", text)?,
+                ]
+            }
+        };
+        let [program, arguments @ ..] = words.as_slice() else {
+            return Err(self.no_program(service, String::new()));
+        };
+        let found = find::program(program, self.given.program_dirs, &working_dir)
+            .ok_or_else(|| self.no_program(service, program.clone()))?;
+        let mut env = Vec::new();
+        for (name, value) in &service.env {
+            env.push((
+                name.clone(),
+                rendering.render(&format!("env.{name}"), value)?,
+            ));
+        }
+        let instance = rendering.values.instance.to_owned();
+        let ready = match (rendering.probe("ready", service.ready.as_ref())?, port) {
+            (None, Some(port)) => Some(default_probe(port)),
+            (probe, _) => probe,
+        };
+        Ok(Unit {
+            spec: Spec {
+                log: self.given.layout.log(&instance),
+                instance,
+                program: found,
+                arguments: arguments.to_vec(),
+                env,
+                working_dir,
+            },
+            restart: service.restart,
+            backoff: service.backoff,
+            start_timeout: service.start_timeout,
+            stop_timeout: service.stop_timeout,
+            ready,
+            live: rendering.probe("live", service.live.as_ref())?,
+            place: port.map(|_| Place {
+                service: number,
+                endpoint: usize::from(index),
+            }),
+            quiet: false,
+        })
+    }
+
+    fn no_program(&self, service: &Service, program: String) -> LaunchError {
+        LaunchError::NoProgram {
+            service: service.name.clone(),
+            file: self.mesh.file.clone(),
+            at: service.command_at,
+            searched: if program.contains('/') {
+                Vec::new()
+            } else {
+                self.given
+                    .program_dirs
+                    .iter()
+                    .cloned()
+                    .chain([PathBuf::from("PATH")])
+                    .collect()
+            },
+            program,
+        }
+    }
+
+    fn proxy(
+        &mut self,
+        service: &Service,
+        instance: &str,
+        inbound: Option<(u16, SocketAddr)>,
+        callees: &BTreeMap<String, SocketAddr>,
+    ) -> Result<Option<Proxy>, LaunchError> {
+        let mut listener = Vec::new();
+        if let Some((app, listen)) = inbound {
+            let name = format!("{}-in", service.name);
+            listener.push(Listener::inbound(
+                name,
+                listen,
+                service.protocol,
+                local(app),
+            ));
+        }
+        let mut query: BTreeSet<&String> = service.capture_query.iter().collect();
+        let mut headers: BTreeSet<&String> = service.capture_headers.iter().collect();
+        for (callee, listen) in callees {
+            let own = self
+                .mesh
+                .services
+                .iter()
+                .find(|other| other.name == *callee);
+            let external = self
+                .mesh
+                .externals
+                .iter()
+                .find(|other| other.name == *callee);
+            let protocol = own
+                .and_then(|own| own.protocol)
+                .or_else(|| external.and_then(|external| external.protocol));
+            // A call leaves two records, and both may show what the callee allows.
+            query.extend(own.into_iter().flat_map(|own| &own.capture_query));
+            headers.extend(own.into_iter().flat_map(|own| &own.capture_headers));
+            let name = format!("to-{callee}");
+            listener.push(Listener::outbound(name, *listen, protocol, callee.clone()));
+        }
+        if listener.is_empty() {
+            return Ok(None);
+        }
+        let config = ProxyConfig {
+            workload: Workload {
+                namespace: self.mesh.namespace.clone(),
+                name: service.name.clone(),
+                instance: instance.to_owned(),
+                version: service.version.clone(),
+            },
+            admin: Admin {
+                listen: local(self.picker.free()?),
+            },
+            control: Control {
+                server: self.given.grpc,
+            },
+            record: Record {
+                mode: "send",
+                server: self.given.grpc,
+                buffer_bytes: self.mesh.record_buffer_bytes,
+                key_file: self.given.key_file.clone(),
+            },
+            capture: Capture {
+                query: query.into_iter().cloned().collect(),
+                headers: headers.into_iter().cloned().collect(),
+            },
+            listener,
+            shutdown: Shutdown {
+                grace_ms: PROXY_GRACE_MS,
+            },
+        };
+        Ok(Some(Proxy {
+            config,
+            path: self.given.layout.proxy_config(instance),
+        }))
+    }
+
+    /// Reads the template files of a service.
+    fn templates(
+        &self,
+        service: &Service,
+        ports: &BTreeMap<String, u16>,
+        callees: &BTreeMap<String, SocketAddr>,
+        instance: &str,
+        index: u16,
+        data: &Path,
+    ) -> Result<Vec<(PathBuf, Template)>, LaunchError> {
+        let known: Vec<String> = self
+            .mesh
+            .services
+            .iter()
+            .map(|service| service.name.clone())
+            .chain(
+                self.mesh
+                    .externals
+                    .iter()
+                    .map(|external| external.name.clone()),
+            )
+            .collect();
+        let scope = Scope {
+            calls: &service.calls,
+            ports,
+            known: &known,
+        };
+        let env = |name: &str| std::env::var(name).ok();
+        // The path of a template may depend on anything but what it may itself decide.
+        let values = Values {
+            port: None,
+            ports,
+            itself: None,
+            callees,
+            instance,
+            index,
+            data,
+            folder: &self.mesh.folder,
+            env: &env,
+        };
+        let rendering = Rendering {
+            mesh: self.mesh,
+            service,
+            values: &values,
+        };
+        service
+            .files
+            .iter()
+            .map(|file| {
+                let path = rendering.render("files.template", &file.template)?;
+                let path = self.mesh.folder.join(path);
+                let text = read_bounded(&path).map_err(|why| LaunchError::File {
+                    what: "read the template",
+                    path: path.clone(),
+                    why,
+                })?;
+                let template =
+                    Template::parse(&text, Syntax::DoubleBraces, scope).map_err(|error| {
+                        LaunchError::Template {
+                            file: path.clone(),
+                            at: Location::of(&text, error.span.start),
+                            message: error.message,
+                            help: error.help,
+                        }
+                    })?;
+                Ok((path, template))
+            })
+            .collect()
+    }
+}
+
+/// Fills in texts of one service.
+struct Rendering<'a> {
+    mesh: &'a Mesh,
+    service: &'a Service,
+    values: &'a Values<'a>,
+}
+
+impl Rendering<'_> {
+    fn render(&self, key: &str, template: &Template) -> Result<String, LaunchError> {
+        template
+            .render(self.values)
+            .map_err(|why: RenderError| LaunchError::Placeholder {
+                file: self.mesh.file.clone(),
+                service: self.service.name.clone(),
+                key: key.to_owned(),
+                why,
+            })
+    }
+
+    fn probe(
+        &self,
+        key: &'static str,
+        check: Option<&Check>,
+    ) -> Result<Option<Probe>, LaunchError> {
+        let Some(check) = check else { return Ok(None) };
+        let url = self.render(key, &check.url)?;
+        let question = Question::parse(&url).ok_or_else(|| LaunchError::Check {
+            file: self.mesh.file.clone(),
+            service: self.service.name.clone(),
+            key,
+            url,
+        })?;
+        Ok(Some(Probe {
+            question,
+            interval: check.interval,
+            timeout: check.timeout,
+            threshold: check.threshold,
+        }))
+    }
+}
+
+fn needs_port(template: &Template) -> bool {
+    template.uses_port() || template.uses_itself()
+}
+
+/// Whoever accepts connections is taken to be ready if nothing else is declared.
+fn default_probe(port: u16) -> Probe {
+    Probe {
+        question: Question::Tcp(local(port)),
+        interval: std::time::Duration::from_secs(2),
+        timeout: std::time::Duration::from_secs(1),
+        threshold: 3,
+    }
+}
+
+fn external_target(mesh: &Mesh, external: &External, addresses: &[SocketAddr]) -> Target {
+    let endpoint = |address: &SocketAddr| Endpoint {
+        address: *address,
+        instance: address.to_string(),
+        version: String::new(),
+        meshed: false,
+        ready: true,
+    };
+    Target {
+        name: ServiceName {
+            namespace: mesh.namespace.clone(),
+            name: external.name.clone(),
+        },
+        workload: external.name.clone(),
+        protocol: external.protocol,
+        external: true,
+        endpoints: addresses.iter().map(endpoint).collect(),
+    }
+}
+
+fn read_bounded(path: &Path) -> std::io::Result<String> {
+    let length = std::fs::metadata(path)?.len();
+    if length > TEMPLATE_BYTES_MAX {
+        return Err(std::io::Error::other(format!(
+            "it has {length} bytes, more than the {TEMPLATE_BYTES_MAX} allowed"
+        )));
+    }
+    std::fs::read_to_string(path)
+}
