@@ -1,0 +1,137 @@
+//! The file `proxy.toml`: what it may say, and clear errors for what it may not.
+//!
+//! `docs/proxy-toml.md` is its reference. Unknown keys are errors, as a
+//! misspelled key would otherwise be silently without effect.
+
+mod file;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use whodunit_flight::Mode;
+use whodunit_model::Party;
+use whodunit_model::record::Side;
+use whodunit_model::redact::Redaction;
+use whodunit_model::topology::ServiceName;
+
+/// Everything a proxy is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The workload and instance the proxy stands beside.
+    pub workload: Party,
+    /// Where metrics, liveness and readiness are answered; loopback only.
+    pub admin: Option<SocketAddr>,
+    /// Where requests come in.
+    pub listeners: Vec<Listener>,
+    /// The discovery server.
+    pub control: Option<SocketAddr>,
+    /// What becomes of records.
+    pub record: Record,
+    /// What records may contain in clear.
+    pub redaction: Redaction,
+    /// How long open requests may go on after the order to stop.
+    pub shutdown_grace: Duration,
+    /// Worker threads.
+    pub workers: usize,
+}
+
+/// What becomes of records.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Whether they are made, dropped or sent.
+    pub mode: Mode,
+    /// Where they are sent.
+    pub server: Option<SocketAddr>,
+    /// Most bytes of batches that are not durable at the server yet.
+    pub buffer_bytes: usize,
+    /// Most records waiting to be encoded.
+    pub queue_rows: usize,
+}
+
+/// One listening address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Names it in errors and reports.
+    pub name: String,
+    /// The address; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Whether requests come to the application or from it.
+    pub direction: Side,
+    /// What is spoken.
+    pub protocol: Declared,
+    /// Where requests go.
+    pub target: Target,
+}
+
+/// What a listener is declared to speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Declared {
+    /// Not declared: the first bytes of each connection decide.
+    Detect,
+    /// HTTP/1.0 or HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// gRPC, which is HTTP/2.
+    Grpc,
+    /// Any bytes.
+    Opaque,
+}
+
+/// Where a listener's requests go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// To one address.
+    Forward(SocketAddr),
+    /// To an instance of a service, found by discovery.
+    Service(ServiceName),
+}
+
+impl Config {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// When the file cannot be read or says something that makes no sense.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads a configuration from `text`; `path` names it in errors.
+    ///
+    /// # Errors
+    /// When the text says something that makes no sense, or the key file cannot be read.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        file::parse(text, path)
+    }
+}
+
+/// Why a configuration was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file says something that makes no sense.
+    #[error("{path}:{line}: {what}")]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The key, what is wrong with it and how to fix it.
+        what: String,
+    },
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+//! The control thread: discovery, sending of records, and the admin address.
+//!
+//! Nothing here is on the way of a request.
+
+mod backoff;
+mod discovery;
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use whodunit_flight::{Outbox, Recorder};
+use whodunit_model::BootId;
+use whodunit_model::topology::ServiceName;
+use whodunit_wire::tonic::transport::{Channel, Endpoint};
+
+pub(crate) use backoff::Backoff;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::stats::Stats;
+use crate::upstream::Known;
+use crate::worker::{Ask, Phase};
+use crate::{admin, sending};
+
+/// What the control thread is given.
+pub(crate) struct Control {
+    pub(crate) config: Arc<Config>,
+    pub(crate) listeners: Vec<(String, SocketAddr)>,
+    pub(crate) clock: Clock,
+    pub(crate) boot: BootId,
+    pub(crate) recorder: Recorder,
+    pub(crate) outbox: Outbox,
+    pub(crate) stats: Arc<Stats>,
+    /// Where discovery is told to worker threads.
+    pub(crate) services: HashMap<ServiceName, watch::Sender<Known>>,
+    /// Questions to worker threads.
+    pub(crate) asks: Vec<mpsc::Sender<Ask>>,
+    pub(crate) admin: Option<std::net::TcpListener>,
+    pub(crate) phase: watch::Receiver<Phase>,
+    /// Becomes true when all worker threads have ended.
+    pub(crate) stopped: watch::Receiver<bool>,
+    pub(crate) seed: u64,
+}
+
+/// What the tasks of the control thread tell each other.
+pub(crate) struct State {
+    pub(crate) config: Arc<Config>,
+    pub(crate) listeners: Vec<(String, SocketAddr)>,
+    pub(crate) clock: Clock,
+    pub(crate) boot: BootId,
+    pub(crate) recorder: Recorder,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) asks: Vec<mpsc::Sender<Ask>>,
+    pub(crate) phase: watch::Receiver<Phase>,
+    /// One per discovered service.
+    pub(crate) discovered: Vec<Rc<Discovered>>,
+    /// The proxy's clock minus the server's, µs, as last measured.
+    pub(crate) clock_offset_us: Cell<i64>,
+}
+
+/// The state of one discovery stream.
+#[derive(Debug)]
+pub(crate) struct Discovered {
+    /// Whether the server ever answered.
+    pub(crate) heard: Cell<bool>,
+    /// None while connected, else since when not.
+    pub(crate) lost_since: Cell<Option<Instant>>,
+}
+
+impl State {
+    /// Returns how long discovery has not been connected, zero while it is, none without
+    /// discovery. With several services the longest counts.
+    pub(crate) fn discovery_age(&self) -> Option<Duration> {
+        let age = |stream: &Rc<Discovered>| {
+            stream
+                .lost_since
+                .get()
+                .map_or(Duration::ZERO, |since| since.elapsed())
+        };
+        self.discovered.iter().map(age).max()
+    }
+
+    /// Says whether every service was answered for at least once.
+    pub(crate) fn all_discovered(&self) -> bool {
+        self.discovered.iter().all(|stream| stream.heard.get())
+    }
+}
+
+/// Runs the control thread until the worker threads have ended and the last records are sent.
+pub(crate) async fn run(control: Control) {
+    let Control {
+        config,
+        services,
+        outbox,
+        admin,
+        mut stopped,
+        seed,
+        ..
+    } = control;
+    let mut streams = Vec::with_capacity(services.len());
+    let mut discovered = Vec::with_capacity(services.len());
+    for (name, sender) in services {
+        let state = Rc::new(Discovered {
+            heard: Cell::new(false),
+            lost_since: Cell::new(Some(Instant::now())),
+        });
+        discovered.push(state.clone());
+        streams.push((name, sender, state));
+    }
+    let state = Rc::new(State {
+        config: config.clone(),
+        listeners: control.listeners,
+        clock: control.clock,
+        boot: control.boot,
+        recorder: control.recorder,
+        stats: control.stats,
+        asks: control.asks,
+        phase: control.phase,
+        discovered,
+        clock_offset_us: Cell::new(0),
+    });
+    for (index, (name, sender, stream)) in streams.into_iter().enumerate() {
+        let Some(server) = config.control else { break };
+        let backoff = Backoff::new(seed.wrapping_add(index as u64));
+        let instance = config.workload.instance.to_string();
+        tokio::task::spawn_local(discovery::follow(
+            server, name, instance, sender, stream, backoff,
+        ));
+    }
+    if let Some(listener) = admin {
+        tokio::task::spawn_local(admin::serve(state.clone(), listener));
+    }
+    match config.record.server {
+        Some(server) => {
+            let backoff = Backoff::new(seed.wrapping_add(0x5eed));
+            sending::run(state, server, outbox, backoff, stopped).await;
+        }
+        None => {
+            // An error says that the proxy is gone.
+            let _ = stopped.wait_for(|stopped| *stopped).await;
+        }
+    }
+}
+
+/// Returns how to reach a server of ours over gRPC.
+pub(crate) fn endpoint(server: SocketAddr) -> Option<Endpoint> {
+    // The text of a socket address always is an authority.
+    let endpoint = Channel::from_shared(format!("http://{server}")).ok()?;
+    Some(
+        endpoint
+            .connect_timeout(Duration::from_secs(2))
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .keep_alive_timeout(Duration::from_secs(5))
+            .keep_alive_while_idle(true),
+    )
+}

@@ -1,0 +1,18 @@
+//! HTTP/1, HTTP/2 and gRPC: from the head of a request to the end of its response.
+
+mod body;
+mod forward;
+mod head;
+mod reply;
+mod serve;
+mod upgrade;
+
+pub(crate) use body::{RequestBody, ResponseBody};
+pub(crate) use reply::refuse_connection;
+pub(crate) use serve::{record_bad_head, serve};
+
+/// Most headers of a head; more is refused.
+pub(crate) const HEADERS_MAX: usize = 128;
+
+/// Most bytes of a head; more is refused.
+pub(crate) const HEADER_BYTES_MAX: u32 = 64 << 10;

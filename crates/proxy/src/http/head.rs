@@ -1,0 +1,402 @@
+//! What heads say: checked, recorded, and cleaned for the next hop.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Method, Uri, Version};
+use whodunit_model::record::{Protocol, TraceContext};
+use whodunit_model::redact::Redaction;
+use whodunit_model::{Party, RequestId, RequestRecord, route};
+
+use crate::worker::Worker;
+
+/// The request id, from proxy to proxy.
+pub(crate) const ID: HeaderName = HeaderName::from_static("whodunit-id");
+/// The caller, from proxy to proxy.
+pub(crate) const FROM: HeaderName = HeaderName::from_static("whodunit-from");
+/// Says that the answering side is a proxy of ours.
+pub(crate) const TWIN: HeaderName = HeaderName::from_static("whodunit-twin");
+/// The cause of an answer that a proxy made.
+pub(crate) const CAUSE: HeaderName = HeaderName::from_static("whodunit-cause");
+/// Where the failure of such an answer began, from proxy to proxy.
+pub(crate) const ORIGIN: HeaderName = HeaderName::from_static("whodunit-origin");
+
+/// Headers that concern one hop only, besides those that `connection` names.
+const HOP_BY_HOP: [HeaderName; 4] = [
+    header::CONNECTION,
+    header::TRANSFER_ENCODING,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// Longest authority that is recorded, in bytes: no host name is longer.
+const AUTHORITY_BYTES_MAX: usize = 255;
+
+/// Says whether a content type is gRPC's; gRPC-Web is not.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+        return false;
+    };
+    let Some(rest) = value.as_bytes().strip_prefix(b"application/grpc") else {
+        return false;
+    };
+    matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+}
+
+/// Returns what a request speaks.
+pub(crate) fn protocol(parts: &Parts) -> Protocol {
+    if parts.version != Version::HTTP_2 {
+        Protocol::Http1
+    } else if is_grpc(&parts.headers) {
+        Protocol::Grpc
+    } else {
+        Protocol::Http2
+    }
+}
+
+/// Checks what the parser lets through but two readers could read differently.
+pub(crate) fn check(parts: &Parts) -> Result<(), &'static str> {
+    if parts.method == Method::CONNECT {
+        return Err("CONNECT is not supported here");
+    }
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    let first = hosts.next();
+    if hosts.next().is_some() {
+        return Err("the request has more than one Host");
+    }
+    if first.is_none() && parts.version == Version::HTTP_11 {
+        return Err("the request has no Host");
+    }
+    let lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter().count();
+    if lengths > 1 || (lengths == 1 && parts.headers.contains_key(header::TRANSFER_ENCODING)) {
+        return Err("the request has more than one length");
+    }
+    Ok(())
+}
+
+/// The id and the caller that another proxy of ours sent along.
+#[derive(Debug, Default)]
+pub(crate) struct Claim {
+    /// The id.
+    pub(crate) id: Option<RequestId>,
+    /// The caller.
+    pub(crate) from: Option<Party>,
+}
+
+/// Takes our own headers out of a request, valid or not.
+pub(crate) fn take_claim(headers: &mut HeaderMap, worker: &Worker) -> Claim {
+    let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
+    let id = headers.remove(ID);
+    let from = headers.remove(FROM);
+    let id = id.as_ref().and_then(text).and_then(|id| id.parse().ok());
+    Claim {
+        id,
+        // Without a valid id the caller is not a proxy of ours.
+        from: id.and_then(|_| worker.caller(from.as_ref()?.to_str().ok()?)),
+    }
+}
+
+/// Says whether the client asks for another protocol on this connection. A wish for HTTP/2
+/// is not passed on: the requests of such a connection could not be told apart.
+pub(crate) fn wants_upgrade(parts: &Parts) -> bool {
+    parts.version == Version::HTTP_11
+        && parts
+            .headers
+            .get(header::UPGRADE)
+            .is_some_and(|protocol| protocol != "h2c")
+        && connection_options(&parts.headers).any(|option| option.eq_ignore_ascii_case("upgrade"))
+}
+
+fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+}
+
+/// Removes what concerns only the hop the head came over. With `upgrade` the wish for, or
+/// the agreement on, another protocol goes on to the next hop.
+pub(crate) fn strip_hop(headers: &mut HeaderMap, upgrade: bool) {
+    let named: Vec<HeaderName> = connection_options(headers)
+        .filter_map(|option| HeaderName::from_bytes(option.as_bytes()).ok())
+        // Framing is not the sender's to name; `te` is handled below.
+        .filter(|name| !matches!(*name, header::CONTENT_LENGTH | header::HOST | header::TE))
+        .collect();
+    let upgraded = if upgrade {
+        headers.remove(header::UPGRADE)
+    } else {
+        None
+    };
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+    headers.remove(header::UPGRADE);
+    if headers.get(header::TE).is_some_and(|te| te != "trailers") {
+        headers.remove(header::TE);
+    }
+    if let Some(protocol) = upgraded {
+        headers.insert(header::UPGRADE, protocol);
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+}
+
+/// Writes the request target as the next hop wants it, and sees to a `Host`.
+pub(crate) fn retarget(parts: &mut Parts, endpoint: SocketAddr) -> Result<(), &'static str> {
+    let wrong = "the request target is not valid";
+    if parts.version == Version::HTTP_2 {
+        if parts.uri.authority().is_some() && parts.uri.scheme().is_some() {
+            return Ok(());
+        }
+        let host = parts
+            .headers
+            .get(header::HOST)
+            .and_then(|host| host.to_str().ok());
+        let authority = host.map_or_else(|| endpoint.to_string(), str::to_owned);
+        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+        let uri = Uri::builder()
+            .scheme("http")
+            .authority(authority)
+            .path_and_query(path);
+        parts.uri = uri.build().map_err(|_| wrong)?;
+        return Ok(());
+    }
+    // The authority of a target in absolute form wins over the header (RFC 9112, 3.2.2).
+    if let Some(authority) = parts.uri.authority() {
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| wrong)?;
+        parts.headers.insert(header::HOST, host);
+    } else if !parts.headers.contains_key(header::HOST) {
+        let host = HeaderValue::from_str(&endpoint.to_string()).map_err(|_| wrong)?;
+        parts.headers.insert(header::HOST, host);
+    }
+    if parts.uri.scheme().is_some() {
+        let path = parts.uri.path_and_query().cloned();
+        let mut uri = http::uri::Parts::default();
+        uri.path_and_query = path.or_else(|| "/".parse().ok());
+        parts.uri = Uri::from_parts(uri).map_err(|_| wrong)?;
+    }
+    parts.version = Version::HTTP_11;
+    Ok(())
+}
+
+/// Writes what the head says into the record, secrets redacted.
+pub(crate) fn describe(parts: &Parts, worker: &Rc<Worker>, record: &mut RequestRecord) {
+    record.protocol = protocol(parts);
+    record.method = worker.share(parts.method.as_str());
+    record.authority = worker.share(authority(parts));
+    let target = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    let redaction = &worker.config.redaction;
+    let mut redacted = match record.protocol {
+        Protocol::Grpc => redaction.grpc_path(target),
+        _ => redaction.path(target),
+    };
+    let route = match record.protocol {
+        Protocol::Grpc => route::grpc_route(parts.uri.path()),
+        _ => route::http_route(parts.method.as_str(), parts.uri.path()),
+    };
+    record.route = worker.routes.borrow_mut().name(&record.service, &route);
+    for name in &redaction.headers {
+        if !redaction.captures(name) {
+            continue;
+        }
+        if let Some(value) = parts
+            .headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+        {
+            redacted.attributes.push(name, value);
+        }
+    }
+    record.path = redacted.path.into();
+    record.attributes = redacted.attributes.0.into();
+    record.trace = trace(&parts.headers);
+    record.correlation = correlation(&parts.headers, redaction).into();
+    record.probe = is_probe(&parts.headers);
+}
+
+fn authority(parts: &Parts) -> &str {
+    let host = || {
+        parts
+            .headers
+            .get(header::HOST)
+            .and_then(|host| host.to_str().ok())
+    };
+    let authority = parts.uri.authority().map(|authority| authority.as_str());
+    let authority = authority.or_else(host).unwrap_or_default();
+    // User information before the host is a secret.
+    let authority = authority.rsplit('@').next().unwrap_or_default();
+    authority.get(..AUTHORITY_BYTES_MAX).unwrap_or(authority)
+}
+
+fn is_probe(headers: &HeaderMap) -> bool {
+    headers.get(header::USER_AGENT).is_some_and(|agent| {
+        let agent = agent.as_bytes();
+        agent.starts_with(b"kube-probe/") || agent.starts_with(b"whodunit-probe/")
+    })
+}
+
+/// The application may put anything into `x-request-id`, so it is recorded as its hash
+/// unless the header is allow-listed.
+fn correlation(headers: &HeaderMap, redaction: &Redaction) -> String {
+    let Some(value) = headers
+        .get("x-request-id")
+        .and_then(|value| value.to_str().ok())
+    else {
+        return String::new();
+    };
+    if value.is_empty() {
+        String::new()
+    } else if redaction.captures("x-request-id") && value.len() <= 64 {
+        value.to_owned()
+    } else {
+        redaction.hash(value)
+    }
+}
+
+/// Reads `traceparent`, else b3 in one header or in several.
+fn trace(headers: &HeaderMap) -> TraceContext {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    if let Some(found) = text("traceparent").and_then(traceparent) {
+        return found;
+    }
+    let single = text("b3").and_then(|b3| {
+        let mut parts = b3.split('-');
+        ids(parts.next()?, parts.next()?)
+    });
+    let several = || ids(text("x-b3-traceid")?, text("x-b3-spanid")?);
+    single.or_else(several).unwrap_or_default()
+}
+
+fn traceparent(text: &str) -> Option<TraceContext> {
+    let mut parts = text.split('-');
+    let version = parts.next()?;
+    let (trace, parent) = (parts.next()?, parts.next()?);
+    (version.len() == 2 && trace.len() == 32).then(|| ids(trace, parent))?
+}
+
+fn ids(trace: &str, parent: &str) -> Option<TraceContext> {
+    let hexadecimal = |text: &str| text.bytes().all(|b| b.is_ascii_hexdigit());
+    let sized = matches!(trace.len(), 16 | 32) && parent.len() == 16;
+    if !sized || !hexadecimal(trace) || !hexadecimal(parent) {
+        return None;
+    }
+    Some(TraceContext {
+        trace_id: u128::from_str_radix(trace, 16).ok()?,
+        parent_id: u64::from_str_radix(parent, 16).ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            headers.append(name, value.parse().unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn headers_of_one_hop_are_removed() {
+        let mut map = headers(&[
+            ("connection", "close, X-Mine"),
+            ("x-mine", "1"),
+            ("keep-alive", "timeout=5"),
+            ("te", "gzip"),
+            ("upgrade", "h2c"),
+            ("trailer", "grpc-status"),
+            ("x-other", "2"),
+        ]);
+        strip_hop(&mut map, false);
+        let mut left: Vec<&str> = map.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["trailer", "x-other"]);
+    }
+
+    #[test]
+    fn an_upgrade_goes_on_when_wanted() {
+        let mut map = headers(&[
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "websocket"),
+            ("te", "trailers"),
+        ]);
+        strip_hop(&mut map, true);
+        assert_eq!(map["connection"], "upgrade");
+        assert_eq!(map["upgrade"], "websocket");
+        assert_eq!(map["te"], "trailers");
+    }
+
+    #[test]
+    fn framing_cannot_be_named_away() {
+        let mut map = headers(&[
+            ("connection", "content-length, host"),
+            ("content-length", "3"),
+        ]);
+        strip_hop(&mut map, false);
+        assert!(map.contains_key("content-length"));
+    }
+
+    #[test]
+    fn traces_are_read_in_each_spelling() {
+        let expected = TraceContext {
+            trace_id: 0xabc,
+            parent_id: 0xd,
+        };
+        let trace_id = format!("{:032x}", 0xabc);
+        let spellings = [
+            headers(&[("traceparent", &format!("00-{trace_id}-000000000000000d-01"))]),
+            headers(&[("b3", &format!("{trace_id}-000000000000000d-1"))]),
+            headers(&[
+                ("x-b3-traceid", &trace_id),
+                ("x-b3-spanid", "000000000000000d"),
+            ]),
+        ];
+        for map in spellings {
+            assert_eq!(trace(&map), expected);
+        }
+        for junk in [
+            "",
+            "00-xyz-1-01",
+            "00",
+            "0-0-0",
+            "00-+0000000000000000000000000000abc-1-1",
+        ] {
+            assert_eq!(
+                trace(&headers(&[("traceparent", junk)])),
+                TraceContext::default()
+            );
+        }
+    }
+
+    #[test]
+    fn request_ids_of_applications_are_hashed() {
+        let map = headers(&[("x-request-id", "hunter2")]);
+        let mut redaction = Redaction::default();
+        assert!(correlation(&map, &redaction).starts_with('~'));
+        redaction.headers.push("x-request-id".to_owned());
+        assert_eq!(correlation(&map, &redaction), "hunter2");
+    }
+
+    #[test]
+    fn grpc_is_told_by_its_content_type() {
+        for (value, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;x=y", true),
+            ("application/grpc-web", false),
+            ("text/html", false),
+        ] {
+            assert_eq!(
+                is_grpc(&headers(&[("content-type", value)])),
+                expected,
+                "{value}"
+            );
+        }
+    }
+}

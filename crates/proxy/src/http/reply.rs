@@ -1,0 +1,106 @@
+//! Answers that the proxy makes itself.
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
+use http::{Response, StatusCode};
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use whodunit_model::{Cause, Origin};
+
+use super::ResponseBody;
+use super::head::{CAUSE, ORIGIN, TWIN};
+use crate::call::Fault;
+
+/// What a proxy answers for a fault: HTTP status and gRPC status.
+const fn statuses(cause: Cause) -> (StatusCode, u8) {
+    match cause {
+        Cause::BadRequestHead => (StatusCode::BAD_REQUEST, 13),
+        Cause::NoEndpoints
+        | Cause::FailFast
+        | Cause::LoadShed
+        | Cause::CircuitOpen
+        | Cause::Shutdown => (StatusCode::SERVICE_UNAVAILABLE, 14),
+        Cause::ConnectTimeout => (StatusCode::GATEWAY_TIMEOUT, 14),
+        Cause::RequestTimeout | Cause::ResponseHeadersTimeout | Cause::ResponseStreamTimeout => {
+            (StatusCode::GATEWAY_TIMEOUT, 4)
+        }
+        Cause::BadResponseHead | Cause::Loop | Cause::Unknown => (StatusCode::BAD_GATEWAY, 13),
+        _ => (StatusCode::BAD_GATEWAY, 14),
+    }
+}
+
+/// An answer, and what of it goes into the record.
+pub(crate) struct Reply {
+    /// The answer.
+    pub(crate) response: Response<ResponseBody>,
+    /// Its HTTP status.
+    pub(crate) status: u16,
+    /// Its gRPC status.
+    pub(crate) grpc_status: Option<u8>,
+}
+
+/// Makes the answer to a request that failed here. `to_twin` says that the client is a
+/// proxy of ours, which is told more.
+pub(crate) fn reply(fault: Fault, text: &str, grpc: bool, to_twin: bool) -> Reply {
+    let (status, code) = statuses(fault.cause);
+    let mut response = if grpc {
+        let mut response = Response::new(ResponseBody::empty());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from(u16::from(code)));
+        // Texts are ours and plain; one that is not would only be left out.
+        if let Ok(message) = HeaderValue::from_str(text) {
+            headers.insert("grpc-message", message);
+        }
+        response
+    } else {
+        let body = Bytes::from(format!("{text}\n"));
+        let mut response = Response::new(ResponseBody::Made(Some(body)));
+        *response.status_mut() = status;
+        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(CONTENT_TYPE, plain);
+        if fault.cause == Cause::BadRequestHead {
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    };
+    let headers = response.headers_mut();
+    headers.insert(CAUSE, HeaderValue::from_static(fault.cause.name()));
+    if to_twin {
+        headers.insert(ORIGIN, HeaderValue::from_static(fault.origin.name()));
+        headers.insert(TWIN, HeaderValue::from_static("1"));
+    }
+    Reply {
+        status: response.status().as_u16(),
+        grpc_status: grpc.then_some(code),
+        response,
+    }
+}
+
+/// Refuses a connection whose first bytes are not what its port is declared to carry.
+pub(crate) async fn refuse_connection(stream: &mut (impl AsyncWrite + Unpin), text: &str) {
+    let cause = Cause::BadRequestHead.name();
+    let answer = format!(
+        "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\n\
+         content-length: {}\r\nconnection: close\r\nwhodunit-cause: {cause}\r\n\r\n{text}\n",
+        text.len() + 1
+    );
+    // Whoever sends junk may be gone before the answer; there is nobody else to tell.
+    let _ = stream.write_all(answer.as_bytes()).await;
+    let _ = stream.shutdown().await;
+}
+
+/// Reads the fault that a proxy of ours answered with.
+pub(crate) fn relayed_fault(headers: &http::HeaderMap) -> Option<Fault> {
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|value: &HeaderValue| value.to_str().ok())
+    };
+    let cause = Cause::from_name(text(CAUSE)?)?;
+    let origin = text(ORIGIN)
+        .and_then(Origin::from_name)
+        .unwrap_or(Origin::ServerProxy);
+    (cause != Cause::None).then_some(Fault { cause, origin })
+}

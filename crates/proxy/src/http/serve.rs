@@ -1,0 +1,219 @@
+//! The way of a request.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::Instant;
+
+use http::header::HeaderValue;
+use http::request::Parts;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use whodunit_model::Cause;
+use whodunit_model::record::{Protocol, Side, Twin};
+
+use super::body::{Relayed, RequestBody, ResponseBody, grpc_status};
+use super::forward::{self, Answered};
+use super::head::{self, Claim};
+use super::reply::{relayed_fault, reply};
+use super::upgrade;
+use crate::call::{Call, Fault};
+use crate::worker::{Connection, Inlet};
+
+/// Serves one request: records it, checks it, forwards it, and hands back the answer.
+pub(crate) async fn serve(
+    connection: Rc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let _busy = connection.begin_request();
+    let inlet = &connection.inlet;
+    let (mut parts, body) = request.into_parts();
+    let claim = head::take_claim(&mut parts.headers, &inlet.worker);
+    let to_twin = inlet.side() == Side::Inbound && claim.id.is_some();
+    let mut call = begin(&connection, &parts, claim);
+    let grpc = call.note(|record| record.protocol == Protocol::Grpc);
+    let result = match admit(inlet, &parts) {
+        Ok(()) => {
+            let upgrade = upgrade::Wish::take(&mut parts);
+            let body = RequestBody::new(body, call.state().clone(), grpc);
+            let request = Request::from_parts(parts, body);
+            match forward::forward(inlet, &mut call, request, upgrade.is_some()).await {
+                Ok(answered) => return Ok(answer(inlet, call, answered, upgrade, to_twin)),
+                Err(refusal) => refusal,
+            }
+        }
+        Err(refusal) => refusal,
+    };
+    Ok(refuse(inlet, call, &result, grpc, to_twin))
+}
+
+/// Why a request was not answered by an endpoint.
+pub(crate) struct Refusal {
+    /// Cause and origin.
+    pub(crate) fault: Fault,
+    /// What the client is told.
+    pub(crate) text: String,
+}
+
+fn begin(connection: &Rc<Connection>, parts: &Parts, claim: Claim) -> Call {
+    let inlet = &connection.inlet;
+    let side = inlet.side();
+    // Only a peer's outbound proxy may say which request this is; applications may not.
+    let id = if side == Side::Inbound {
+        claim.id
+    } else {
+        None
+    };
+    let call = Call::begin(&inlet.worker, side, id, Instant::now());
+    call.note(|record| {
+        let own = inlet.worker.config.workload.clone();
+        record.service = inlet.service.clone();
+        record.detected = connection.detected;
+        // Until an endpoint is reached, an outbound record is the only one of its call.
+        record.twin = if id.is_some() { Twin::Yes } else { Twin::No };
+        record.attempts = 0;
+        match side {
+            Side::Inbound => {
+                record.dst = own;
+                record.src = claim.from.unwrap_or_default();
+            }
+            Side::Outbound => record.src = own,
+        }
+        head::describe(parts, &inlet.worker, record);
+    });
+    call
+}
+
+/// Refuses what must not go on.
+fn admit(inlet: &Inlet, parts: &Parts) -> Result<(), Refusal> {
+    let fault = |cause| Fault::seen_from(inlet.side(), cause, false);
+    if let Err(why) = head::check(parts) {
+        return Err(Refusal {
+            fault: fault(Cause::BadRequestHead),
+            text: why.to_owned(),
+        });
+    }
+    if inlet.worker.is_overloaded() {
+        inlet.worker.stats.requests_shed.add();
+        let text = "the proxy has too many requests in flight".to_owned();
+        return Err(Refusal {
+            fault: fault(Cause::LoadShed),
+            text,
+        });
+    }
+    Ok(())
+}
+
+/// Answers a request that failed here.
+fn refuse(
+    inlet: &Inlet,
+    mut call: Call,
+    refusal: &Refusal,
+    grpc: bool,
+    to_twin: bool,
+) -> Response<ResponseBody> {
+    let reply = reply(refusal.fault, &refusal.text, grpc, to_twin);
+    call.note(|record| {
+        record.status = reply.status;
+        record.grpc_status = reply.grpc_status;
+    });
+    if !call.is_counted() {
+        call.count_in(inlet.scope(&call.note(|record| record.authority.clone())));
+    }
+    call.blame(refusal.fault);
+    call.end();
+    reply.response
+}
+
+/// Hands an endpoint's answer on.
+fn answer(
+    inlet: &Inlet,
+    mut call: Call,
+    answered: Answered,
+    wish: Option<upgrade::Wish>,
+    to_twin: bool,
+) -> Response<ResponseBody> {
+    let Answered {
+        response,
+        lease,
+        endpoint,
+        in_flight,
+    } = answered;
+    let (mut parts, body) = response.into_parts();
+    let agreed = parts.status == http::StatusCode::SWITCHING_PROTOCOLS;
+    note_head(inlet, &mut call, &mut parts, endpoint.meshed);
+    head::strip_hop(&mut parts.headers, agreed);
+    if to_twin {
+        parts
+            .headers
+            .insert(head::TWIN, HeaderValue::from_static("1"));
+    }
+    if parts.version < http::Version::HTTP_2 {
+        parts.version = http::Version::HTTP_11;
+    }
+    if agreed {
+        return match wish {
+            Some(wish) => {
+                let mut response = Response::from_parts(parts, ResponseBody::empty());
+                wish.relay(&mut response, call, (lease, in_flight), endpoint.meshed);
+                response
+            }
+            None => {
+                let fault = Fault::seen_from(inlet.side(), Cause::BadResponseHead, endpoint.meshed);
+                let text = "the endpoint switched protocols without being asked".to_owned();
+                refuse(inlet, call, &Refusal { fault, text }, false, to_twin)
+            }
+        };
+    }
+    let grpc = call.note(|record| record.protocol == Protocol::Grpc);
+    let body = Relayed::new(body, call, lease, in_flight, endpoint.meshed, grpc);
+    Response::from_parts(parts, ResponseBody::Relayed(Box::new(body)))
+}
+
+/// Records the head of a response and takes out what is between proxies only.
+fn note_head(inlet: &Inlet, call: &mut Call, parts: &mut http::response::Parts, meshed: bool) {
+    let twin = parts.headers.remove(head::TWIN).is_some() && meshed;
+    let fault = relayed_fault(&parts.headers);
+    parts.headers.remove(head::ORIGIN);
+    match inlet.side() {
+        Side::Outbound => {
+            if let Some(fault) = fault.filter(|_| twin) {
+                call.blame(fault);
+            }
+        }
+        // The application must not speak for a proxy.
+        Side::Inbound => {
+            parts.headers.remove(head::CAUSE);
+        }
+    }
+    call.note(|record| {
+        record.status = parts.status.as_u16();
+        if inlet.side() == Side::Outbound {
+            record.twin = if twin { Twin::Yes } else { Twin::No };
+        }
+        if record.protocol == Protocol::Grpc {
+            record.grpc_status = grpc_status(&parts.headers);
+        }
+    });
+}
+
+/// Records a head that was refused and answered with `status` before it became a request.
+pub(crate) fn record_bad_head(connection: &Rc<Connection>, started: Instant, status: u16) {
+    let inlet = &connection.inlet;
+    let side = inlet.side();
+    let mut call = Call::begin(&inlet.worker, side, None, started);
+    call.note(|record| {
+        let own = inlet.worker.config.workload.clone();
+        match side {
+            Side::Inbound => record.dst = own,
+            Side::Outbound => record.src = own,
+        }
+        record.service = inlet.service.clone();
+        record.detected = connection.detected;
+        record.twin = Twin::No;
+        record.attempts = 0;
+        record.status = status;
+    });
+    call.count_in(inlet.scope(&std::sync::Arc::default()));
+    call.blame(Fault::seen_from(side, Cause::BadRequestHead, false));
+    call.end();
+}

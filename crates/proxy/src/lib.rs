@@ -1,0 +1,35 @@
+//! The data plane: one proxy beside each instance of an application.
+//!
+//! Requests come in through listeners, go out to the application or to another
+//! instance, and leave one record each in the flight recorder. The way of a
+//! request is one function, `http::serve`; recording sits around it, so what the
+//! proxy itself refuses or fails is recorded like any other request.
+//!
+//! Each worker thread has a runtime, listeners and upstream connections of its
+//! own; a connection never leaves its thread, so the request path needs no lock.
+//! Discovery, sending of records and the admin address live on one more thread.
+//! Nothing here may delay a request for the sake of a record, and no connection
+//! may bring the process down.
+
+mod admin;
+mod call;
+mod clock;
+pub mod config;
+mod control;
+mod detect;
+mod http;
+mod metrics;
+mod net;
+mod opaque;
+mod running;
+mod sending;
+mod stats;
+mod strings;
+mod upstream;
+mod worker;
+
+pub use config::{Config, ConfigError};
+pub use running::{Proxy, Running, StartError};
+
+/// The version of the proxy.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

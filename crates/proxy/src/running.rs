@@ -1,0 +1,296 @@
+//! Starts the threads of a proxy, and ends them in order.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::sync::{mpsc, watch};
+use whodunit_flight::{Counters, Recorder};
+use whodunit_model::BootId;
+use whodunit_model::topology::ServiceName;
+
+use crate::clock::Clock;
+use crate::config::{Config, Target};
+use crate::control::{self, Control};
+use crate::net;
+use crate::stats::Stats;
+use crate::upstream::Known;
+use crate::worker::{self, Phase, Start};
+
+/// Questions that may wait for a worker thread.
+const ASKS_MAX: usize = 8;
+
+/// Starts proxies.
+#[derive(Debug)]
+pub struct Proxy;
+
+/// A proxy at work. Dropping it ends it in order, as [`Running::shutdown`] does.
+pub struct Running {
+    listeners: Vec<(String, SocketAddr)>,
+    admin: Option<SocketAddr>,
+    boot: BootId,
+    recorder: Recorder,
+    stats: Arc<Stats>,
+    phase: watch::Sender<Phase>,
+    stop: watch::Sender<bool>,
+    workers: Vec<JoinHandle<()>>,
+    control: Option<JoinHandle<()>>,
+}
+
+/// Why a proxy did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another process listens there.
+    #[error(
+        "listener `{name}`: {address} is used by another process; stop it or choose another port"
+    )]
+    PortTaken {
+        /// The listener.
+        name: String,
+        /// Its address.
+        address: SocketAddr,
+    },
+    /// The address cannot be listened on.
+    #[error("listener `{name}`: listen on {address}")]
+    Listen {
+        /// The listener.
+        name: String,
+        /// Its address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The system refused a thread, a runtime or random numbers.
+    #[error("start the proxy")]
+    System {
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl From<io::Error> for StartError {
+    fn from(source: io::Error) -> Self {
+        Self::System { source }
+    }
+}
+
+impl Proxy {
+    /// Opens all listeners and starts the threads. When this returns, connections are
+    /// accepted.
+    ///
+    /// # Errors
+    /// When an address is taken or the system refuses a resource.
+    pub fn start(config: Config) -> Result<Running, StartError> {
+        let config = Arc::new(config);
+        let mut shards: Vec<Vec<std::net::TcpListener>> =
+            (0..config.workers).map(|_| Vec::new()).collect();
+        let mut addresses = Vec::with_capacity(config.listeners.len());
+        for listener in &config.listeners {
+            let sockets = open(&listener.name, listener.listen, config.workers)?;
+            addresses.push(
+                sockets
+                    .first()
+                    .map_or(Ok(listener.listen), |s| s.local_addr())?,
+            );
+            for (shard, socket) in shards.iter_mut().zip(sockets) {
+                shard.push(socket);
+            }
+        }
+        let admin = match config.admin {
+            Some(address) => open("admin", address, 1)?.pop(),
+            None => None,
+        };
+        let admin_address = admin
+            .as_ref()
+            .map(std::net::TcpListener::local_addr)
+            .transpose()?;
+        let boot = BootId(random()?);
+        let (recorder, outbox) = Recorder::new(whodunit_flight::Config {
+            mode: config.record.mode,
+            queue_rows: config.record.queue_rows,
+            buffer_bytes: config.record.buffer_bytes,
+            ..whodunit_flight::Config::new(boot)
+        });
+        let stats = Arc::new(Stats::default());
+        let clock = Clock::start();
+        let (phase, phases) = watch::channel(Phase::Running);
+        let (stop, stopped) = watch::channel(false);
+        let mut services: HashMap<ServiceName, watch::Sender<Known>> = HashMap::new();
+        let mut asks = Vec::with_capacity(config.workers);
+        let names = config
+            .listeners
+            .iter()
+            .map(|listener| listener.name.clone());
+        let mut running = Running {
+            listeners: names.zip(addresses.iter().copied()).collect(),
+            admin: admin_address,
+            boot,
+            recorder: recorder.clone(),
+            stats: stats.clone(),
+            phase,
+            stop,
+            workers: Vec::with_capacity(config.workers),
+            control: None,
+        };
+        for (index, sockets) in shards.into_iter().enumerate() {
+            let (ask, asked) = mpsc::channel(ASKS_MAX);
+            asks.push(ask);
+            let discovery = config
+                .listeners
+                .iter()
+                .map(|listener| match &listener.target {
+                    Target::Service(name) => {
+                        let sender = services.entry(name.clone());
+                        Some(
+                            sender
+                                .or_insert_with(|| watch::Sender::new(Known::default()))
+                                .subscribe(),
+                        )
+                    }
+                    Target::Forward(_) => None,
+                });
+            let start = Start {
+                config: config.clone(),
+                clock,
+                recorder: recorder.clone(),
+                stats: stats.clone(),
+                sockets,
+                addresses: addresses.clone(),
+                discovery: discovery.collect(),
+                phase: phases.clone(),
+                asks: asked,
+                seed: random()?,
+            };
+            running
+                .workers
+                .push(spawn(&format!("worker-{index}"), || worker::run(start))?);
+        }
+        let control = Control {
+            listeners: running.listeners.clone(),
+            config,
+            clock,
+            boot,
+            recorder,
+            outbox,
+            stats,
+            services,
+            asks,
+            admin,
+            phase: phases,
+            stopped,
+            seed: random()?,
+        };
+        running.control = Some(spawn("control", || control::run(control))?);
+        Ok(running)
+    }
+}
+
+fn open(
+    name: &str,
+    address: SocketAddr,
+    shards: usize,
+) -> Result<Vec<std::net::TcpListener>, StartError> {
+    net::listen(address, shards).map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => StartError::PortTaken {
+            name: name.to_owned(),
+            address,
+        },
+        _ => StartError::Listen {
+            name: name.to_owned(),
+            address,
+            source,
+        },
+    })
+}
+
+fn random() -> io::Result<u64> {
+    getrandom::u64().map_err(io::Error::other)
+}
+
+/// Runs a future on a thread and a runtime of its own.
+fn spawn<F, T>(name: &str, make: F) -> io::Result<JoinHandle<()>>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Future<Output = ()> + 'static,
+{
+    let runtime = || -> io::Result<LocalRuntime> {
+        Builder::new_current_thread()
+            .enable_all()
+            .build_local(LocalOptions::default())
+    };
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || match runtime() {
+            Ok(runtime) => runtime.block_on(make()),
+            Err(error) => tracing::error!(%error, "cannot start a runtime"),
+        })
+}
+
+impl Running {
+    /// Returns the listeners: name and bound address, in the order of the configuration.
+    #[must_use]
+    pub fn listeners(&self) -> &[(String, SocketAddr)] {
+        &self.listeners
+    }
+
+    /// Returns the bound address of a listener.
+    #[must_use]
+    pub fn listener(&self, name: &str) -> Option<SocketAddr> {
+        let found = self.listeners.iter().find(|(known, _)| known == name);
+        found.map(|(_, address)| *address)
+    }
+
+    /// Returns the bound admin address.
+    #[must_use]
+    pub const fn admin(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// Returns the number of this boot.
+    #[must_use]
+    pub const fn boot(&self) -> BootId {
+        self.boot
+    }
+
+    /// Returns the accounting of records.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.recorder.counters()
+    }
+
+    /// Returns how many connections from clients are open.
+    #[must_use]
+    pub fn open_connections(&self) -> u64 {
+        self.stats.open_connections.read()
+    }
+
+    /// Stops accepting, lets open requests finish within the configured grace, sends the
+    /// last records, and returns when all threads have ended.
+    pub fn shutdown(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.phase.send_replace(Phase::Draining);
+        for worker in self.workers.drain(..) {
+            if worker.join().is_err() {
+                tracing::error!("a worker thread panicked");
+            }
+        }
+        self.stop.send_replace(true);
+        if let Some(control) = self.control.take()
+            && control.join().is_err()
+        {
+            tracing::error!("the control thread panicked");
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

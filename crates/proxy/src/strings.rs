@@ -1,0 +1,56 @@
+//! Shares the strings that come back in every record.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Most strings that are shared per table; later ones get an allocation of their own.
+const STRINGS_MAX: usize = 4_096;
+
+/// A bounded table of shared strings.
+#[derive(Debug, Default)]
+pub(crate) struct Strings {
+    known: HashMap<Arc<str>, ()>,
+}
+
+impl Strings {
+    /// Returns `text`, shared with earlier callers if the table has room.
+    pub(crate) fn share(&mut self, text: &str) -> Arc<str> {
+        if text.is_empty() {
+            return Arc::default();
+        }
+        if let Some((known, ())) = self.known.get_key_value(text) {
+            return known.clone();
+        }
+        let text: Arc<str> = text.into();
+        if self.known.len() < STRINGS_MAX {
+            self.known.insert(text.clone(), ());
+        }
+        text
+    }
+
+    /// As [`Strings::share`], but returns none for a new text when the table is full or
+    /// holds `limit` texts already.
+    pub(crate) fn share_within(&mut self, text: &str, limit: usize) -> Option<Arc<str>> {
+        if let Some((known, ())) = self.known.get_key_value(text) {
+            return Some(known.clone());
+        }
+        (self.known.len() < limit).then(|| self.share(text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_texts_share_and_the_table_is_bounded() {
+        let mut strings = Strings::default();
+        assert!(Arc::ptr_eq(&strings.share("a"), &strings.share("a")));
+        for i in 0..STRINGS_MAX + 10 {
+            strings.share(&i.to_string());
+        }
+        assert_eq!(strings.known.len(), STRINGS_MAX);
+        assert_eq!(strings.share_within("new", 10), None);
+        assert_eq!(strings.share_within("a", 10).as_deref(), Some("a"));
+    }
+}

@@ -1,0 +1,74 @@
+//! The way to the application or to other instances: endpoints, balancing, connections.
+//!
+//! Everything here belongs to one thread.
+
+mod balance;
+mod endpoint;
+mod error;
+mod http1;
+mod http2;
+
+pub(crate) use balance::{Balancer, Known, destination_labels, target_labels};
+pub(crate) use endpoint::{Endpoint, InFlight};
+pub(crate) use error::{Failed, cause_of, io_cause};
+
+use std::rc::Rc;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use whodunit_model::Cause;
+
+use crate::http::RequestBody;
+
+/// How to speak to an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Version {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+}
+
+/// The right to send one request on a connection.
+pub(crate) enum Lease {
+    /// A connection for this request alone.
+    Http1(http1::Lease),
+    /// A stream of a shared connection.
+    Http2(http2::Lease),
+}
+
+impl Lease {
+    /// Gets a connection to an endpoint: a pooled one, or a new one.
+    pub(crate) async fn acquire(endpoint: &Rc<Endpoint>, version: Version) -> Result<Self, Cause> {
+        match version {
+            Version::Http1 => http1::Lease::acquire(endpoint).await.map(Self::Http1),
+            Version::Http2 => http2::Lease::acquire(endpoint).await.map(Self::Http2),
+        }
+    }
+
+    /// Says whether the connection was used before.
+    pub(crate) const fn is_reused(&self) -> bool {
+        match self {
+            Self::Http1(lease) => lease.reused,
+            Self::Http2(lease) => lease.reused,
+        }
+    }
+
+    /// Sends the request and waits for the head of the response.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, Failed> {
+        match self {
+            Self::Http1(lease) => lease.send(request).await,
+            Self::Http2(lease) => lease.send(request).await,
+        }
+    }
+
+    /// Gives the connection back after a complete response.
+    pub(crate) fn give_back(self) {
+        if let Self::Http1(lease) = self {
+            lease.give_back();
+        }
+    }
+}

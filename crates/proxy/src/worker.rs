@@ -1,0 +1,342 @@
+//! One worker thread: listeners, connections, and what their requests share.
+
+mod accept;
+mod inlet;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use http::HeaderValue;
+use tokio::sync::{mpsc, oneshot, watch};
+use whodunit_flight::Recorder;
+use whodunit_model::Party;
+use whodunit_model::route::RouteNames;
+
+pub(crate) use inlet::{Connection, Inlet};
+
+use crate::call::OpenCalls;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::metrics::{Labels, Metrics, Snapshot};
+use crate::stats::Stats;
+use crate::strings::Strings;
+use crate::upstream::Known;
+
+/// Most requests in flight per process; what comes on top is refused.
+const IN_FLIGHT_MAX: usize = 10_000;
+
+/// Most connections from clients per process; what comes on top is closed at once.
+const CONNECTIONS_MAX: usize = 20_000;
+
+/// Most callers that are remembered per thread.
+const CALLERS_MAX: usize = 1_024;
+
+/// Most authorities with series of their own per thread; the rest shares one.
+const AUTHORITIES_MAX: usize = 100;
+
+/// How often open requests and idle connections are looked at.
+const SWEEP: Duration = Duration::from_millis(250);
+
+/// What the process is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Serving.
+    Running,
+    /// Finishing what is open; nothing new is accepted.
+    Draining,
+}
+
+/// A question of the control thread.
+pub(crate) enum Ask {
+    /// The numbers of this thread.
+    Metrics(oneshot::Sender<Snapshot>),
+}
+
+/// What a worker thread is given.
+pub(crate) struct Start {
+    pub(crate) config: Arc<Config>,
+    pub(crate) clock: Clock,
+    pub(crate) recorder: Recorder,
+    pub(crate) stats: Arc<Stats>,
+    /// One socket per listener of the configuration.
+    pub(crate) sockets: Vec<std::net::TcpListener>,
+    /// The address of each listener.
+    pub(crate) addresses: Vec<SocketAddr>,
+    /// Discovery of each listener that has it.
+    pub(crate) discovery: Vec<Option<watch::Receiver<Known>>>,
+    pub(crate) phase: watch::Receiver<Phase>,
+    pub(crate) asks: mpsc::Receiver<Ask>,
+    /// For balancing.
+    pub(crate) seed: u64,
+}
+
+/// Spawns tasks on the present thread.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LocalExecutor;
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
+/// What the requests of a thread share.
+pub(crate) struct Worker {
+    pub(crate) config: Arc<Config>,
+    pub(crate) clock: Clock,
+    pub(crate) recorder: Recorder,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) metrics: Metrics,
+    pub(crate) calls: RefCell<OpenCalls>,
+    pub(crate) routes: RefCell<RouteNames>,
+    /// Tells peers who calls.
+    pub(crate) from_header: HeaderValue,
+    connections: RefCell<Vec<Rc<Connection>>>,
+    strings: RefCell<Strings>,
+    authorities: RefCell<Strings>,
+    callers: RefCell<HashMap<Box<str>, Party>>,
+    own_outbound: Vec<SocketAddr>,
+    in_flight_max: usize,
+    connections_max: usize,
+}
+
+impl Worker {
+    fn new(start: &Start) -> Self {
+        let outbound = whodunit_model::record::Side::Outbound;
+        let own_outbound = start.config.listeners.iter().zip(&start.addresses);
+        let own_outbound = own_outbound.filter(|(listener, _)| listener.direction == outbound);
+        let threads = start.config.workers;
+        Self {
+            clock: start.clock,
+            recorder: start.recorder.clone(),
+            stats: start.stats.clone(),
+            metrics: Metrics::new(&own_labels(&start.config.workload), threads),
+            calls: RefCell::default(),
+            routes: RefCell::default(),
+            from_header: from_header(&start.config.workload),
+            connections: RefCell::default(),
+            strings: RefCell::default(),
+            authorities: RefCell::default(),
+            callers: RefCell::default(),
+            own_outbound: own_outbound.map(|(_, address)| *address).collect(),
+            in_flight_max: IN_FLIGHT_MAX / threads,
+            connections_max: CONNECTIONS_MAX / threads,
+            config: start.config.clone(),
+        }
+    }
+
+    /// Returns a shared copy of a text.
+    pub(crate) fn share(&self, text: &str) -> Arc<str> {
+        self.strings.borrow_mut().share(text)
+    }
+
+    /// Returns the authority as a label: clients choose it, so there is a bound.
+    pub(crate) fn authority_label(&self, authority: &Arc<str>) -> Arc<str> {
+        let shared = self
+            .authorities
+            .borrow_mut()
+            .share_within(authority, AUTHORITIES_MAX);
+        shared.unwrap_or_else(|| "[OTHER]".into())
+    }
+
+    /// Reads who calls from the header of another proxy.
+    pub(crate) fn caller(&self, text: &str) -> Option<Party> {
+        if let Some(known) = self.callers.borrow().get(text) {
+            return Some(known.clone());
+        }
+        let party = parse_from(text)?;
+        let mut callers = self.callers.borrow_mut();
+        if callers.len() < CALLERS_MAX {
+            callers.insert(text.into(), party.clone());
+        }
+        Some(party)
+    }
+
+    /// Says whether there are too many requests in flight.
+    pub(crate) fn is_overloaded(&self) -> bool {
+        self.calls.borrow().len() > self.in_flight_max
+    }
+
+    /// Says whether an address is an outbound listener of this very proxy.
+    pub(crate) fn is_own_outbound(&self, address: SocketAddr) -> bool {
+        self.own_outbound.iter().any(|own| {
+            let any = own.ip().is_unspecified() && address.ip().is_loopback();
+            own.port() == address.port() && (any || own.ip() == address.ip())
+        })
+    }
+}
+
+/// Returns the labels of the workload that each series has.
+pub(crate) fn own_labels(workload: &Party) -> Labels {
+    Labels::default()
+        .with("namespace", &workload.namespace)
+        .with("deployment", &workload.workload)
+        .with("pod", &workload.instance)
+}
+
+/// `namespace/workload/instance/version`, each percent-encoded.
+fn from_header(workload: &Party) -> HeaderValue {
+    let parts = [
+        &workload.namespace,
+        &workload.workload,
+        &workload.instance,
+        &workload.version,
+    ];
+    let text = parts.map(|part| escape(part)).join("/");
+    // Escaped text is printable ASCII.
+    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("///"))
+}
+
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                out.push(char::from(byte));
+            }
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+fn parse_from(text: &str) -> Option<Party> {
+    if text.len() > 1_024 {
+        return None;
+    }
+    let mut parts = text.split('/').map(unescape);
+    let mut next = || parts.next().flatten();
+    let party = Party {
+        namespace: next()?.into(),
+        workload: next()?.into(),
+        instance: next()?.into(),
+        version: next()?.into(),
+    };
+    parts.next().is_none().then_some(party)
+}
+
+fn unescape(text: &str) -> Option<String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' {
+            let digit = |byte: u8| char::from(byte).to_digit(16);
+            let value = digit(bytes.next()?)? * 16 + digit(bytes.next()?)?;
+            out.push(u8::try_from(value).ok()?);
+        } else {
+            out.push(byte);
+        }
+    }
+    String::from_utf8(out)
+        .ok()
+        .filter(|text| !text.chars().any(char::is_control))
+}
+
+/// Runs a worker thread until the process is to end.
+pub(crate) async fn run(mut start: Start) {
+    let worker = Rc::new(Worker::new(&start));
+    let inlets: Vec<Rc<Inlet>> = Inlet::all(&worker, &mut start);
+    for (inlet, socket) in inlets.iter().zip(start.sockets.drain(..)) {
+        tokio::task::spawn_local(accept::accept(inlet.clone(), socket, start.phase.clone()));
+    }
+    let mut ticks = tokio::time::interval(SWEEP);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => worker.sweep(&inlets),
+            // Whoever asked may have stopped waiting.
+            Some(Ask::Metrics(answer)) = start.asks.recv() => {
+                drop(answer.send(worker.metrics.snapshot()));
+            }
+            // An error says that whoever could start draining is gone: the same, then.
+            _ = start.phase.wait_for(|phase| *phase == Phase::Draining) => break,
+        }
+    }
+    let deadline = Instant::now() + worker.config.shutdown_grace;
+    let mut ticks = tokio::time::interval(Duration::from_millis(10));
+    while Instant::now() < deadline && worker.is_busy() {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            Some(Ask::Metrics(answer)) = start.asks.recv() => {
+                drop(answer.send(worker.metrics.snapshot()));
+            }
+        }
+    }
+    // What is open now ends with the runtime, and is recorded as ended by the shutdown.
+    worker.stats.stopping.store(true, Ordering::Relaxed);
+}
+
+impl Worker {
+    fn sweep(&self, inlets: &[Rc<Inlet>]) {
+        let now = Instant::now();
+        self.calls.borrow().sweep(&self.recorder, now);
+        for inlet in inlets {
+            inlet.balancer.sweep(now);
+        }
+        for connection in self.connections.borrow().iter() {
+            connection.sweep(now);
+        }
+    }
+
+    /// Says whether anything is open; upgraded connections are calls only.
+    fn is_busy(&self) -> bool {
+        !self.connections.borrow().is_empty() || self.calls.borrow().len() > 0
+    }
+
+    /// Registers a connection, unless there are too many.
+    fn add_connection(&self, connection: Rc<Connection>) -> bool {
+        let mut connections = self.connections.borrow_mut();
+        if connections.len() >= self.connections_max {
+            self.stats.connections_refused.add();
+            return false;
+        }
+        connection.slot.set(connections.len());
+        connections.push(connection);
+        self.stats.open_connections.add();
+        true
+    }
+
+    fn remove_connection(&self, connection: &Connection) {
+        let mut connections = self.connections.borrow_mut();
+        let slot = connection.slot.get();
+        connections.swap_remove(slot);
+        if let Some(moved) = connections.get(slot) {
+            moved.slot.set(slot);
+        }
+        self.stats.open_connections.take();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_travel_whatever_their_names() {
+        let party = Party {
+            namespace: "a/b".into(),
+            workload: "wörk".into(),
+            instance: "w-0".into(),
+            version: Arc::default(),
+        };
+        let header = from_header(&party);
+        assert_eq!(header, "a%2Fb/w%C3%B6rk/w-0/");
+        assert_eq!(parse_from(header.to_str().unwrap()), Some(party));
+        for junk in [
+            "",
+            "a/b/c",
+            "a/b/c/d/e",
+            "a/b/c/%",
+            "a/b/c/%zz",
+            "a/b/c/%00",
+            "a/b/c/%ff",
+        ] {
+            assert_eq!(parse_from(junk), None, "{junk}");
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! Accepts connections and finds out what they speak.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::watch;
+use tokio::time::{Instant as Deadline, timeout_at};
+use whodunit_model::record::Detected;
+
+use super::{Connection, Inlet, LocalExecutor, Phase};
+use crate::config::Declared;
+use crate::detect::{Verdict, is_tls, judge};
+use crate::http::{HEADER_BYTES_MAX, HEADERS_MAX, record_bad_head, refuse_connection, serve};
+use crate::net::{Io, TcpListener, TcpStream};
+use crate::opaque::{Dialed, dial};
+
+/// How long a client may be silent before its port is taken for one where servers speak first.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// How long a client may take for the first bytes once it began, on ports declared HTTP.
+const FIRST_BYTES: Duration = Duration::from_secs(10);
+
+/// How long a connection may stay without any byte.
+const UNUSED: Duration = Duration::from_secs(600);
+
+/// Bytes that are read to detect the protocol; a request line rarely is longer.
+const PEEK_BYTES: usize = 512;
+
+/// Pause after an error of `accept`, which says that file descriptors or memory ran out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Streams a client may open on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 1_000;
+
+/// Flow-control windows of HTTP/2: bounds what a connection may make us keep.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+
+/// Accepts connections until the process drains.
+pub(super) async fn accept(
+    inlet: Rc<Inlet>,
+    socket: std::net::TcpListener,
+    mut phase: watch::Receiver<Phase>,
+) {
+    let listener = match TcpListener::from_std(socket) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(listener = inlet.name(), %error, "cannot accept connections");
+            return;
+        }
+    };
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = phase.wait_for(|phase| *phase == Phase::Draining) => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let connection = handle(inlet.clone(), stream, peer, phase.clone());
+                tokio::task::spawn_local(connection);
+            }
+            Err(error) => {
+                tracing::warn!(listener = inlet.name(), %error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// What a connection turned out to be.
+enum Spoken {
+    Http1,
+    Http2,
+    /// Anything, with the connection to the endpoint.
+    Opaque(Dialed),
+    /// Not what the port is declared to carry.
+    Refused(&'static str),
+    /// The client went away, or never said anything.
+    Nothing,
+}
+
+async fn handle(
+    inlet: Rc<Inlet>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    phase: watch::Receiver<Phase>,
+) {
+    let accepted = Instant::now();
+    // Latency matters more than the number of packets; failure only costs that.
+    let _ = stream.set_nodelay(true);
+    let mut io = Io::new(stream, inlet.transport.clone());
+    let arrival = Rc::new(Connection::new(
+        &inlet,
+        peer,
+        Detected::Declared,
+        false,
+        io.read_counter(),
+    ));
+    let Some(registered) = Registered::add(arrival.clone()) else {
+        return;
+    };
+    let mut first = BytesMut::new();
+    let spoken = tokio::select! {
+        spoken = first_words(&inlet, &mut io, &mut first, accepted) => spoken,
+        () = arrival.close.notified() => return,
+        () = drained(phase.clone()) => return,
+    };
+    drop(registered);
+    let (spoken, detected) = spoken;
+    let first = first.freeze();
+    let tls = is_tls(&first);
+    io.put_back(first);
+    let sequential = matches!(spoken, Spoken::Http1);
+    let connection = Rc::new(Connection::new(
+        &inlet,
+        peer,
+        detected,
+        sequential,
+        io.read_counter(),
+    ));
+    let Some(_registered) = Registered::add(connection.clone()) else {
+        return;
+    };
+    match spoken {
+        Spoken::Http1 => serve_http1(connection, io, phase).await,
+        Spoken::Http2 => serve_http2(connection, io, phase).await,
+        Spoken::Opaque(dialed) => dialed.relay(&connection, &mut io, tls).await,
+        Spoken::Refused(why) => {
+            tracing::debug!(listener = inlet.name(), %peer, why, "refused a connection");
+            record_bad_head(&connection, accepted, 400);
+            refuse_connection(&mut io, why).await;
+        }
+        Spoken::Nothing => {}
+    }
+}
+
+async fn drained(mut phase: watch::Receiver<Phase>) {
+    // An error says that nobody can start draining any more, which is as good.
+    let _ = phase.wait_for(|phase| *phase == Phase::Draining).await;
+}
+
+/// Finds out what a connection speaks. Bytes that were read are left in `first`.
+async fn first_words(
+    inlet: &Rc<Inlet>,
+    io: &mut Io,
+    first: &mut BytesMut,
+    accepted: Instant,
+) -> (Spoken, Detected) {
+    let declared = match inlet.protocol() {
+        Declared::Opaque => {
+            return (
+                Spoken::Opaque(dial(inlet, accepted).await),
+                Detected::Declared,
+            );
+        }
+        Declared::Detect => return detect(inlet, io, first, accepted).await,
+        Declared::Http1 => Verdict::Http1,
+        Declared::Http2 | Declared::Grpc => Verdict::Http2,
+    };
+    let spoken = match read_verdict(io, first, UNUSED, FIRST_BYTES).await {
+        Some(verdict) if verdict == declared => match verdict {
+            Verdict::Http2 => Spoken::Http2,
+            _ => Spoken::Http1,
+        },
+        None if first.is_empty() => Spoken::Nothing,
+        _ if declared == Verdict::Http1 => Spoken::Refused("this port speaks HTTP/1"),
+        _ => Spoken::Refused("this port speaks HTTP/2 with prior knowledge"),
+    };
+    (spoken, Detected::Declared)
+}
+
+async fn detect(
+    inlet: &Rc<Inlet>,
+    io: &mut Io,
+    first: &mut BytesMut,
+    accepted: Instant,
+) -> (Spoken, Detected) {
+    let remembered = inlet.server_speaks_first.get();
+    if !remembered {
+        match read_verdict(io, first, SILENCE, SILENCE).await {
+            Some(Verdict::Http1) => return (Spoken::Http1, Detected::Bytes),
+            Some(Verdict::Http2) => return (Spoken::Http2, Detected::Bytes),
+            // The client ended without a word.
+            Some(Verdict::Unclear) if first.is_empty() => {
+                return (Spoken::Nothing, Detected::Bytes);
+            }
+            None if first.is_empty() => {}
+            _ => return fall_back(inlet, accepted).await,
+        }
+    }
+    // Silence: perhaps the server speaks first, perhaps the client is a browser that
+    // connected ahead of time. Whoever speaks first tells.
+    let mut dialed = dial(inlet, accepted).await;
+    let Some(upstream) = dialed.upstream() else {
+        return (Spoken::Opaque(dialed), Detected::FallBack);
+    };
+    let mut from_server = BytesMut::with_capacity(PEEK_BYTES);
+    let client_spoke = tokio::select! {
+        verdict = read_verdict(io, first, UNUSED, SILENCE) => Some(verdict),
+        _ = upstream.read_buf(&mut from_server) => None,
+    };
+    match client_spoke {
+        Some(Some(Verdict::Http1)) => (Spoken::Http1, Detected::Bytes),
+        Some(Some(Verdict::Http2)) => (Spoken::Http2, Detected::Bytes),
+        Some(_) if first.is_empty() => (Spoken::Nothing, Detected::Bytes),
+        Some(_) => {
+            inlet.worker.stats.detection_fall_backs.add();
+            (Spoken::Opaque(dialed), Detected::FallBack)
+        }
+        None => {
+            let spoke = !from_server.is_empty();
+            upstream.put_back(from_server.freeze());
+            if remembered {
+                return (Spoken::Opaque(dialed), Detected::Remembered);
+            }
+            inlet.server_speaks_first.set(spoke);
+            inlet.worker.stats.detection_fall_backs.add();
+            (Spoken::Opaque(dialed), Detected::FallBack)
+        }
+    }
+}
+
+async fn fall_back(inlet: &Rc<Inlet>, accepted: Instant) -> (Spoken, Detected) {
+    inlet.worker.stats.detection_fall_backs.add();
+    (
+        Spoken::Opaque(dial(inlet, accepted).await),
+        Detected::FallBack,
+    )
+}
+
+/// Reads until the first bytes say something. The first byte may take `silence`, the rest
+/// `rest` more. None when time ran out; `Unclear` when the client ended.
+async fn read_verdict(
+    io: &mut Io,
+    first: &mut BytesMut,
+    silence: Duration,
+    rest: Duration,
+) -> Option<Verdict> {
+    let mut deadline = Deadline::now() + silence;
+    first.reserve(PEEK_BYTES);
+    loop {
+        let was_silent = first.is_empty();
+        let read = timeout_at(deadline, io.read_buf(first)).await.ok()?;
+        if matches!(read, Ok(0) | Err(_)) {
+            return Some(Verdict::Unclear);
+        }
+        let verdict = judge(first);
+        if verdict != Verdict::Unclear {
+            return Some(verdict);
+        }
+        if was_silent {
+            deadline = Deadline::now() + rest;
+        }
+    }
+}
+
+/// Keeps a connection registered with its thread.
+struct Registered(Rc<Connection>);
+
+impl Registered {
+    fn add(connection: Rc<Connection>) -> Option<Self> {
+        let worker = connection.inlet.worker.clone();
+        worker
+            .add_connection(connection.clone())
+            .then_some(Self(connection))
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.0.inlet.worker.remove_connection(&self.0);
+    }
+}
+
+async fn serve_http1(connection: Rc<Connection>, io: Io, phase: watch::Receiver<Phase>) {
+    let service = service_fn({
+        let connection = connection.clone();
+        move |request| serve(connection.clone(), request)
+    });
+    let http = http1::Builder::new()
+        .preserve_header_case(true)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(HEADER_BYTES_MAX as usize)
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
+    let mut http = std::pin::pin!(http);
+    let started = Instant::now();
+    let result = tokio::select! {
+        result = http.as_mut() => result,
+        () = connection.close.notified() => return,
+        () = drained(phase) => {
+            http.as_mut().graceful_shutdown();
+            http.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(peer = %connection.peer, %error, "connection ended");
+        // The request before was well formed, or there was none.
+        if error.is_parse() {
+            let status = if error.is_parse_too_large() { 431 } else { 400 };
+            record_bad_head(&connection, started.max(connection.idle_since()), status);
+        }
+    }
+}
+
+async fn serve_http2(connection: Rc<Connection>, io: Io, phase: watch::Receiver<Phase>) {
+    let service = service_fn({
+        let connection = connection.clone();
+        move |request| serve(connection.clone(), request)
+    });
+    let http = http2::Builder::new(LocalExecutor)
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(io), service);
+    let mut http = std::pin::pin!(http);
+    let result = tokio::select! {
+        result = http.as_mut() => result,
+        () = connection.close.notified() => {
+            http.as_mut().graceful_shutdown();
+            http.await
+        }
+        () = drained(phase) => {
+            http.as_mut().graceful_shutdown();
+            http.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(peer = %connection.peer, %error, "connection ended");
+    }
+}

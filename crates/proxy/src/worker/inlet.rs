@@ -1,0 +1,213 @@
+//! A listener on one thread, and the connections that came in through it.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use whodunit_model::Party;
+use whodunit_model::record::{Detected, Side};
+
+use super::{Start, Worker, own_labels};
+use crate::config::{Declared, Listener, Target};
+use crate::metrics::{Scope, ScopeKey, Transport};
+use crate::upstream::{Balancer, Endpoint, destination_labels, target_labels};
+
+/// How long a client may take for a head it has begun.
+const HEAD_TIME: Duration = Duration::from_secs(30);
+
+/// How long a connection may stay without a request.
+const IDLE_TIME: Duration = Duration::from_secs(600);
+
+/// A listener on one thread.
+pub(crate) struct Inlet {
+    pub(crate) worker: Rc<Worker>,
+    listener: Listener,
+    /// The service that is called, or served.
+    pub(crate) service: Arc<str>,
+    /// Where requests go.
+    pub(crate) balancer: Balancer,
+    /// Counts connections from clients.
+    pub(crate) transport: Arc<Transport>,
+    labels: Arc<str>,
+    /// An earlier connection turned out to be opaque because the server spoke first.
+    pub(crate) server_speaks_first: Cell<bool>,
+}
+
+impl Inlet {
+    /// Returns the listeners of a thread.
+    pub(super) fn all(worker: &Rc<Worker>, start: &mut Start) -> Vec<Rc<Self>> {
+        let config = start.config.clone();
+        let each = config.listeners.iter().zip(&start.addresses).enumerate();
+        each.map(|(index, (listener, address))| {
+            let discovery = start.discovery.get_mut(index).and_then(Option::take);
+            let own = own_labels(&config.workload);
+            let direction = listener.direction.name();
+            let labels = target_labels(direction, *address, &own);
+            let peer = labels.clone().with("peer", "src").text();
+            let service: Arc<str> = match &listener.target {
+                Target::Service(service) => service.name.as_str().into(),
+                Target::Forward(_) if listener.direction == Side::Inbound => {
+                    config.workload.workload.clone()
+                }
+                Target::Forward(_) => Arc::default(),
+            };
+            let balancer = match (&listener.target, discovery) {
+                (Target::Service(name), Some(discovery)) => {
+                    let seed = start.seed.wrapping_add(index as u64);
+                    Balancer::discovered(name.clone(), discovery, own, seed)
+                }
+                (Target::Forward(forward), _) => {
+                    let dst = match listener.direction {
+                        Side::Inbound => labels.clone(),
+                        Side::Outbound => destination_labels(&own, *forward, &Party::default(), ""),
+                    };
+                    let transport = dst.clone().with("peer", "dst").text();
+                    let transport = worker.metrics.transport(&transport);
+                    let party = match listener.direction {
+                        Side::Inbound => config.workload.clone(),
+                        Side::Outbound => Party::default(),
+                    };
+                    Balancer::fixed(Endpoint::new(
+                        *forward,
+                        party,
+                        false,
+                        dst.text().into(),
+                        transport,
+                    ))
+                }
+                // A configuration without discovery has no such listener.
+                (Target::Service(_), None) => Balancer::empty(),
+            };
+            Rc::new(Self {
+                worker: worker.clone(),
+                listener: listener.clone(),
+                service,
+                balancer,
+                transport: worker.metrics.transport(&peer),
+                labels: labels.text().into(),
+                server_speaks_first: Cell::new(false),
+            })
+        })
+        .collect()
+    }
+
+    /// Returns the side records of this listener are made on.
+    pub(crate) const fn side(&self) -> Side {
+        self.listener.direction
+    }
+
+    /// Returns what the listener is declared to speak.
+    pub(crate) const fn protocol(&self) -> Declared {
+        self.listener.protocol
+    }
+
+    /// Returns the name of the listener.
+    pub(crate) fn name(&self) -> &str {
+        &self.listener.name
+    }
+
+    /// Returns the scope of requests that have no endpoint of their own.
+    pub(crate) fn scope(&self, authority: &Arc<str>) -> Rc<Scope> {
+        let authority = match self.side() {
+            // As in Linkerd: what strangers write there is no label.
+            Side::Inbound => Arc::default(),
+            Side::Outbound => self.worker.authority_label(authority),
+        };
+        self.worker.metrics.scope(&ScopeKey {
+            base: self.labels.clone(),
+            authority,
+        })
+    }
+}
+
+/// A connection from a client.
+pub(crate) struct Connection {
+    pub(crate) inlet: Rc<Inlet>,
+    /// Who connected.
+    pub(crate) peer: SocketAddr,
+    /// How the protocol was known.
+    pub(crate) detected: Detected,
+    /// Tells the task of the connection to end it.
+    pub(crate) close: Notify,
+    pub(super) slot: Cell<usize>,
+    /// Heads can be judged to be late only where requests follow each other.
+    sequential: bool,
+    in_flight: Cell<u32>,
+    read: Arc<AtomicU64>,
+    /// Bytes read when the last request ended, and since when there was none.
+    idle: Cell<(u64, Instant)>,
+    /// Since when there are bytes that are no request yet.
+    head_since: Cell<Option<Instant>>,
+}
+
+impl Connection {
+    /// Returns a connection without requests; `sequential` says that it is HTTP/1.
+    pub(crate) fn new(
+        inlet: &Rc<Inlet>,
+        peer: SocketAddr,
+        detected: Detected,
+        sequential: bool,
+        read: Arc<AtomicU64>,
+    ) -> Self {
+        Self {
+            inlet: inlet.clone(),
+            peer,
+            detected,
+            close: Notify::new(),
+            slot: Cell::new(0),
+            sequential,
+            in_flight: Cell::new(0),
+            // Bytes that were read to detect HTTP/1 are the begin of a head.
+            idle: Cell::new((0, Instant::now())),
+            read,
+            head_since: Cell::new(None),
+        }
+    }
+
+    /// Returns since when there is no request.
+    pub(super) fn idle_since(&self) -> Instant {
+        self.idle.get().1
+    }
+
+    /// Counts a request while the guard lives.
+    pub(crate) fn begin_request(self: &Rc<Self>) -> Busy {
+        self.in_flight.set(self.in_flight.get() + 1);
+        self.head_since.set(None);
+        Busy(self.clone())
+    }
+
+    /// Ends the connection if its client takes too long.
+    pub(super) fn sweep(&self, now: Instant) {
+        if self.in_flight.get() > 0 {
+            return;
+        }
+        let (read_before, idle_since) = self.idle.get();
+        let read = self.read.load(Ordering::Relaxed);
+        if self.sequential && read != read_before {
+            let since = self.head_since.get().unwrap_or(now);
+            self.head_since.set(Some(since));
+            if now.saturating_duration_since(since) > HEAD_TIME {
+                self.close.notify_one();
+            }
+        } else if now.saturating_duration_since(idle_since) > IDLE_TIME {
+            self.close.notify_one();
+        }
+    }
+}
+
+/// Counts one request of a connection as open.
+pub(crate) struct Busy(Rc<Connection>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let connection = &self.0;
+        connection.in_flight.set(connection.in_flight.get() - 1);
+        connection
+            .idle
+            .set((connection.read.load(Ordering::Relaxed), Instant::now()));
+    }
+}

@@ -1,0 +1,18 @@
+//! The proxy as a whole, over real sockets: proxies, applications and servers in one process.
+
+mod app;
+mod client;
+mod mesh;
+mod server;
+
+mod admin;
+mod binary;
+mod discovery;
+mod failures;
+mod grpc;
+mod http;
+mod junk;
+mod opaque;
+mod records;
+mod sending;
+mod shutdown;

@@ -1,0 +1,290 @@
+//! A small server that proxies discover through and record to. It can be stopped and
+//! started again on the same port.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use futures_util::{Stream, StreamExt as _};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::{ReceiverStream, WatchStream};
+use whodunit_model::topology::{Endpoint, Service, ServiceName};
+use whodunit_model::{RequestRecord, Rows};
+use whodunit_wire::destination;
+use whodunit_wire::linkerd::destination::destination_server::{Destination, DestinationServer};
+use whodunit_wire::linkerd::destination::{DestinationProfile, GetDestination, Update};
+use whodunit_wire::tonic::transport::Server as Tonic;
+use whodunit_wire::tonic::transport::server::TcpIncoming;
+use whodunit_wire::tonic::{Request, Response, Status, Streaming};
+use whodunit_wire::v1::record_request::Message;
+use whodunit_wire::v1::recorder_server::{Recorder, RecorderServer};
+use whodunit_wire::v1::{Hello, RecordRequest, RecordResponse, ReportRequest, ReportResponse};
+
+/// What arrived, kept over restarts.
+#[derive(Default)]
+pub(crate) struct Received {
+    /// Payloads by boot and sequence: what came twice is kept once.
+    pub(crate) batches: BTreeMap<(u64, u64), Vec<u8>>,
+    /// Batches that came again although they were acknowledged as durable.
+    pub(crate) resent_durable: u64,
+    /// Sequences of closing messages by boot.
+    pub(crate) closed: BTreeMap<u64, u64>,
+    pub(crate) hellos: Vec<Hello>,
+    pub(crate) reports: Vec<ReportRequest>,
+    durable: BTreeMap<u64, u64>,
+}
+
+/// What the server says about a service.
+#[derive(Clone)]
+enum Place {
+    /// Nothing yet.
+    Silent,
+    /// That there is none of this name.
+    Missing,
+    /// Where it lives.
+    At(Vec<Endpoint>),
+}
+
+type Places = watch::Sender<Place>;
+
+#[derive(Clone, Default)]
+struct State {
+    received: Arc<Mutex<Received>>,
+    services: Arc<Mutex<BTreeMap<String, Places>>>,
+    /// Whether batches are acknowledged.
+    silent: Arc<AtomicBool>,
+}
+
+/// The server.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    state: State,
+    /// Connections live and die with it.
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Server {
+    /// Starts a server on a free port.
+    pub(crate) async fn start() -> Self {
+        let mut server = Self {
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            state: State::default(),
+            runtime: None,
+        };
+        server.resume();
+        server
+    }
+
+    /// Starts it again on its port.
+    pub(crate) fn resume(&mut self) {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let guard = runtime.enter();
+        let incoming = TcpIncoming::bind(self.address).expect("bind");
+        self.address = incoming.local_addr().expect("address");
+        let state = self.state.clone();
+        runtime.spawn(
+            Tonic::builder()
+                .add_service(DestinationServer::new(state.clone()))
+                .add_service(RecorderServer::new(state))
+                .serve_with_incoming(incoming),
+        );
+        drop(guard);
+        self.runtime = Some(runtime);
+    }
+
+    /// Stops it: all connections break.
+    pub(crate) fn halt(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+
+    /// Says whether batches are acknowledged.
+    pub(crate) fn acknowledge(&self, yes: bool) {
+        self.state.silent.store(!yes, Ordering::Relaxed);
+    }
+
+    /// Tells proxies where a service lives.
+    pub(crate) fn discover(&self, service: &str, endpoints: &[Endpoint]) {
+        self.state
+            .service(service)
+            .send_replace(Place::At(endpoints.to_vec()));
+    }
+
+    /// Tells proxies that there is no such service.
+    pub(crate) fn forget(&self, service: &str) {
+        self.state.service(service).send_replace(Place::Missing);
+    }
+
+    /// Returns what arrived.
+    pub(crate) fn received<T>(&self, look: impl FnOnce(&Received) -> T) -> T {
+        look(&self.state.received.lock().unwrap())
+    }
+
+    /// Returns all records that arrived, each batch once.
+    pub(crate) fn records(&self) -> Vec<RequestRecord> {
+        let received = self.state.received.lock().unwrap();
+        let rows = received
+            .batches
+            .values()
+            .map(|payload| whodunit_flight::decode(payload).unwrap());
+        rows.flat_map(|rows: Rows| (0..rows.len()).map(|i| rows.record(i)).collect::<Vec<_>>())
+            .collect()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.halt();
+    }
+}
+
+impl State {
+    fn service(&self, name: &str) -> Places {
+        let mut services = self.services.lock().unwrap();
+        services
+            .entry(name.to_owned())
+            .or_insert_with(|| watch::Sender::new(Place::Silent))
+            .clone()
+    }
+
+    fn take(&self, boot: u64, message: Message) -> Option<RecordResponse> {
+        let mut received = self.received.lock().unwrap();
+        match message {
+            Message::Hello(_) => {}
+            Message::Batch(batch) => {
+                let durable = received.durable.get(&boot).copied().unwrap_or(0);
+                if batch.sequence <= durable {
+                    received.resent_durable += 1;
+                }
+                received
+                    .batches
+                    .insert((boot, batch.sequence), batch.payload);
+                if self.silent.load(Ordering::Relaxed) {
+                    return None;
+                }
+                received.durable.insert(boot, batch.sequence.max(durable));
+            }
+            Message::Closing(closing) => {
+                received.closed.insert(boot, closing.last_sequence);
+            }
+        }
+        let durable = received.durable.get(&boot).copied().unwrap_or(0);
+        Some(RecordResponse {
+            written: durable,
+            durable,
+            now_us: now_us(),
+        })
+    }
+}
+
+pub(crate) fn now_us() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    i64::try_from(now.as_micros()).unwrap()
+}
+
+#[whodunit_wire::tonic::async_trait]
+impl Recorder for State {
+    type RecordStream = ReceiverStream<Result<RecordResponse, Status>>;
+
+    async fn record(
+        &self,
+        request: Request<Streaming<RecordRequest>>,
+    ) -> Result<Response<Self::RecordStream>, Status> {
+        let mut requests = request.into_inner();
+        let (sender, receiver) = mpsc::channel(16);
+        let state = self.clone();
+        tokio::spawn(async move {
+            let mut boot = 0;
+            while let Some(Ok(request)) = requests.next().await {
+                let Some(message) = request.message else {
+                    continue;
+                };
+                if let Message::Hello(hello) = &message {
+                    boot = hello.boot;
+                    state.received.lock().unwrap().hellos.push(hello.clone());
+                }
+                if let Some(response) = state.take(boot, message)
+                    && sender.send(Ok(response)).await.is_err()
+                {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn report(
+        &self,
+        request: Request<ReportRequest>,
+    ) -> Result<Response<ReportResponse>, Status> {
+        self.received
+            .lock()
+            .unwrap()
+            .reports
+            .push(request.into_inner());
+        Ok(Response::new(ReportResponse {}))
+    }
+}
+
+type Updates<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[whodunit_wire::tonic::async_trait]
+impl Destination for State {
+    type GetStream = Updates<Update>;
+    type GetProfileStream = Updates<DestinationProfile>;
+
+    async fn get(
+        &self,
+        request: Request<GetDestination>,
+    ) -> Result<Response<Self::GetStream>, Status> {
+        let name = destination::parse_path(&request.into_inner().path).unwrap();
+        let known = self.service(&name.name).subscribe();
+        let service = Service {
+            name: ServiceName {
+                namespace: name.namespace,
+                name: name.name.clone(),
+            },
+            workload: name.name,
+            protocol: None,
+            external: false,
+            endpoints: vec![],
+        };
+        let mut before: Vec<Endpoint> = Vec::new();
+        let updates = WatchStream::new(known).map(move |place| match place {
+            Place::Silent => vec![],
+            Place::Missing => {
+                before.clear();
+                vec![Ok(destination::no_endpoints(false))]
+            }
+            Place::At(endpoints) => {
+                let kept = |old: &&Endpoint| endpoints.iter().any(|e| e.address == old.address);
+                let gone = before.iter().filter(|old| !kept(old));
+                let gone: Vec<SocketAddr> = gone.map(|old| old.address).collect();
+                let add = match endpoints.as_slice() {
+                    [] => destination::no_endpoints(true),
+                    endpoints => destination::add(&service, endpoints),
+                };
+                before = endpoints;
+                vec![Ok(add), Ok(destination::remove(&gone))]
+            }
+        });
+        Ok(Response::new(Box::pin(
+            updates.flat_map(futures_util::stream::iter),
+        )))
+    }
+
+    async fn get_profile(
+        &self,
+        _request: Request<GetDestination>,
+    ) -> Result<Response<Self::GetProfileStream>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+}
