@@ -56,7 +56,9 @@ pub fn parse_path(path: &str) -> Option<ServiceName> {
 #[must_use]
 pub fn profile(service: Option<&Service>) -> DestinationProfile {
     DestinationProfile {
-        fully_qualified_name: service.map(|service| path(&service.name)).unwrap_or_default(),
+        fully_qualified_name: service
+            .map(|service| path(&service.name))
+            .unwrap_or_default(),
         opaque_protocol: service.is_some_and(|service| service.protocol == Some(Protocol::Tcp)),
         ..DestinationProfile::default()
     }

@@ -134,8 +134,8 @@ async fn junk_in_a_query_is_named() {
         "culprit?",
     ] {
         check(
-            &format!("{path}colour=red"),
-            &["`colour`", "accepted: ", "since"],
+            &format!("{path}shade=red"),
+            &["`shade`", "accepted: ", "since"],
         )
         .await;
         check(
@@ -168,8 +168,8 @@ async fn junk_in_a_query_is_named() {
     check("tap?follow=true&until=now", &["`until`", "no end"]).await;
     check("tap?filter=outcome", &["`filter`", "line 1"]).await;
     check(
-        "tap?filter=%7B%22is%22%3A%7B%22field%22%3A%22colour%22%7D%7D",
-        &["`colour`"],
+        "tap?filter=%7B%22is%22%3A%7B%22field%22%3A%22shade%22%7D%7D",
+        &["`shade`"],
     )
     .await;
     let deep = format!("{}\"all\"{}", "{\"not\":".repeat(60), "}".repeat(60));
