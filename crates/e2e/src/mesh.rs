@@ -199,7 +199,7 @@ impl Mesh {
     pub fn start<S: AsRef<OsStr>>(directory: Directory, args: impl IntoIterator<Item = S>) -> Self {
         let mut mesh = Self::start_only(directory, args);
         let began = std::time::Instant::now();
-        while mesh.state().is_none_or(|state| state["api"].is_null()) {
+        while mesh.state().is_none() || !mesh.printed().contains("with a mesh around it") {
             let ended = mesh.launcher.try_wait().expect("the launcher can be asked");
             assert!(ended.is_none(), "ended with {ended:?}: {}", mesh.printed());
             assert!(

@@ -57,7 +57,15 @@ fn an_unreadable_data_directory_is_named() {
     let file = directory.path().join("a-file");
     fs::write(&file, "not a directory").unwrap();
     let data = file.join("data");
-    let output = directory.whodunit(["serve".as_ref(), "--data".as_ref(), data.as_os_str()]);
+    let output = directory.whodunit([
+        "serve".as_ref(),
+        "--listen".as_ref(),
+        "127.0.0.1:0".as_ref(),
+        "--grpc-listen".as_ref(),
+        "127.0.0.1:0".as_ref(),
+        "--data".as_ref(),
+        data.as_os_str(),
+    ]);
     assert_eq!(output.code, 1, "{output:?}");
     assert!(output.stderr.contains("a-file"), "{output:?}");
 }
@@ -80,7 +88,7 @@ fn a_public_address_without_authentication_refuses_to_start() {
 #[test]
 fn no_server_and_bad_usage_have_their_exit_codes() {
     let directory = Directory::new();
-    let output = directory.whodunit(["stat", "deploy"]);
+    let output = directory.whodunit(["stat", "deploy", "--addr", "127.0.0.1:1"]);
     assert_eq!(output.code, 4, "{output:?}");
     assert!(
         output.stderr.contains("whodunit demo"),
