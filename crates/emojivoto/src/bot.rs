@@ -20,6 +20,8 @@ use crate::serve::Stop;
 const DOUGHNUT_SHARE: f64 = 0.15;
 /// Share of votes that are for the poop in 2018, before the bot picks any.
 const POOP_SHARE: f64 = 0.20;
+/// Less than a vote in a quarter of an hour is a mistyped number.
+const RATE_MIN: f64 = 0.001;
 /// More would be a load test, which one connection is not made for.
 const RATE_MAX: f64 = 10_000.0;
 
@@ -78,11 +80,11 @@ fn favorites(era: Era) -> &'static [(&'static str, f64)] {
 }
 
 /// Votes until its time is over or it is asked to stop. Votes go to `votes`, outages to
-/// `errors`.
+/// `errors`. Fails only when an option is not valid.
 pub async fn run(options: BotOptions, votes: Log, errors: Log, stop: Stop) -> anyhow::Result<()> {
     ensure!(
-        options.rate > 0.0 && options.rate <= RATE_MAX,
-        "REQUEST_RATE {} is not a number of votes per second above 0 and up to {RATE_MAX}",
+        (RATE_MIN..=RATE_MAX).contains(&options.rate),
+        "REQUEST_RATE {} is not a number of votes per second from {RATE_MIN} to {RATE_MAX}",
         options.rate
     );
     let client = HttpClient::new(&options.web_host, options.host_override.as_deref())

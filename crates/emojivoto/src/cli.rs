@@ -5,6 +5,7 @@
 
 mod faults;
 
+use std::convert::Infallible;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum as _};
 
 use crate::bot::{self, BotOptions};
 use crate::catalog::Era;
@@ -25,6 +26,9 @@ use crate::rpc::{self, SelfCheck};
 use crate::serve::{self, Stop};
 use crate::voting::{VotingOptions, VotingService};
 use crate::web::{self, Web};
+
+/// Where we listen unless told otherwise: on this machine only.
+const LISTEN_HOST: &str = "127.0.0.1";
 
 /// Vote for your favorite emoji: a demo application with one broken vote.
 ///
@@ -74,7 +78,8 @@ struct CommonArgs {
         long = "listen",
         env = "LISTEN_HOST",
         value_name = "HOST",
-        default_value = "127.0.0.1"
+        default_value = LISTEN_HOST,
+        value_parser = listen_host
     )]
     listen_host: String,
 
@@ -107,6 +112,11 @@ struct WebArgs {
     #[arg(long, env = "INDEX_BUNDLE", value_name = "FILE")]
     index_bundle: Option<String>,
 
+    /// Server that has the script while it is being developed, such as http://127.0.0.1:8083:
+    /// the page loads its /dist/index_bundle.js instead of our /js
+    #[arg(long, env = "WEBPACK_DEV_SERVER", value_name = "URL")]
+    webpack_dev_server: Option<String>,
+
     /// Text to show above the ballot
     #[arg(long, env = "MESSAGE_OF_THE_DAY", value_name = "TEXT")]
     message_of_the_day: Option<String>,
@@ -125,12 +135,13 @@ struct GrpcArgs {
     #[arg(long, env = "PROM_PORT", value_name = "PORT")]
     prom_port: Option<String>,
 
-    /// Year whose application is played
+    /// Year whose application is played, 2018 or 2019
     #[arg(
         long,
         env = "EMOJIVOTO_ERA",
         value_name = "YEAR",
-        default_value = "2018"
+        default_value = "2018",
+        value_parser = era
     )]
     era: Era,
 
@@ -199,7 +210,8 @@ struct BotArgs {
         long,
         env = "EMOJIVOTO_ERA",
         value_name = "YEAR",
-        default_value = "2018"
+        default_value = "2018",
+        value_parser = era
     )]
     era: Era,
 
@@ -259,6 +271,7 @@ async fn serve_web(args: WebArgs) -> anyhow::Result<()> {
         emoji: backend("EMOJISVC_HOST", &emoji)?,
         voting: backend("VOTINGSVC_HOST", &voting)?,
         index_bundle,
+        webpack_dev_server: given(args.webpack_dev_server),
         message_of_the_day: message_of_the_day.clone(),
         log: log.clone(),
     });
@@ -384,6 +397,19 @@ async fn vote(args: BotArgs) -> anyhow::Result<()> {
         seed: seed(args.seed)?,
     };
     bot::run(options, Log::stdout(), errors, Stop::on_signal()?).await
+}
+
+/// The year of a flag or variable; an empty one counts as unset.
+fn era(text: &str) -> Result<Era, String> {
+    if text.is_empty() {
+        return Ok(Era::Y2018);
+    }
+    Era::from_str(text, false).map_err(|_| "EMOJIVOTO_ERA or --era is 2018 or 2019".to_owned())
+}
+
+/// The address of a flag or variable; an empty one counts as unset.
+fn listen_host(text: &str) -> Result<String, Infallible> {
+    Ok(if text.is_empty() { LISTEN_HOST } else { text }.to_owned())
 }
 
 fn given(value: Option<String>) -> Option<String> {

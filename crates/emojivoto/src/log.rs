@@ -39,9 +39,16 @@ impl Log {
         self.plain(format_args!("{} {text}", go::timestamp(SystemTime::now())));
     }
 
-    /// Writes the text alone.
+    /// Writes the text alone, on one line whatever is in it.
     pub fn plain(&self, text: fmt::Arguments<'_>) {
-        let mut line = text.to_string();
+        let mut line = String::new();
+        for letter in text.to_string().chars() {
+            if letter.is_control() {
+                line.extend(letter.escape_default());
+            } else {
+                line.push(letter);
+            }
+        }
         line.push('\n');
         let mut out = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let _lost_if_nobody_reads = out.write_all(line.as_bytes()).and_then(|()| out.flush());

@@ -36,7 +36,7 @@ pub trait Methods: Send + Sync + 'static {
     /// Full name, such as `emojivoto.v1.VotingService`.
     const SERVICE: &'static str;
 
-    /// Answers one call; `method` is the last part of the path.
+    /// Answers one call; `method` is the path behind the service's name, whatever it holds.
     fn call(
         self: Arc<Self>,
         method: String,
@@ -105,8 +105,9 @@ impl<M: Methods> Service<RawRequest> for ByName<M> {
         let method = request
             .uri()
             .path()
-            .rsplit('/')
-            .next()
+            .strip_prefix('/')
+            .and_then(|path| path.strip_prefix(M::SERVICE))
+            .and_then(|path| path.strip_prefix('/'))
             .unwrap_or_default()
             .to_owned();
         Box::pin(async move { Ok(methods.call(method, request).await) })
@@ -141,7 +142,8 @@ impl Methods for Health {
     }
 }
 
-/// Serves the methods and the health protocol until asked to stop.
+/// Serves the methods and the health protocol until asked to stop; fails when the listener
+/// does.
 pub async fn serve<M: Methods>(
     listener: TcpListener,
     methods: Arc<M>,
@@ -161,6 +163,7 @@ pub async fn serve<M: Methods>(
 }
 
 /// A connection to a gRPC server that is opened when first used and reopened when lost.
+/// Fails when `host` cannot stand in a URL.
 pub fn channel(host: &str) -> Result<Channel, tonic::transport::Error> {
     let endpoint = Endpoint::from_shared(format!("http://{host}"))?;
     // Long for a listener that may be down: the caller's caller waits.
@@ -169,7 +172,8 @@ pub fn channel(host: &str) -> Result<Channel, tonic::transport::Error> {
         .connect_lazy())
 }
 
-/// Calls one unary method.
+/// Calls one unary method. Fails with the server's status, with Unavailable when there is
+/// no connection, with Internal when `path` is not one.
 pub async fn call<Q, A>(channel: &Channel, path: String, message: Q) -> Result<A, Status>
 where
     Q: Message + Send + Sync + 'static,
@@ -195,7 +199,7 @@ where
 pub struct SelfCheck(Channel);
 
 impl SelfCheck {
-    /// Checks the server that listens at this address.
+    /// Checks the server that listens at this address; connects when first run.
     pub fn new(listening: SocketAddr) -> anyhow::Result<Self> {
         let host = match listening {
             SocketAddr::V4(addr) if addr.ip().is_unspecified() => {

@@ -35,7 +35,8 @@ impl Stop {
         (StopTrigger(sender), Self(receiver))
     }
 
-    /// Stops on SIGTERM or SIGINT. Must be called inside a Tokio runtime.
+    /// Stops on SIGTERM or SIGINT. Must be called inside a Tokio runtime. Fails when the
+    /// signals cannot be listened for.
     pub fn on_signal() -> anyhow::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
@@ -69,7 +70,8 @@ impl Stop {
     }
 }
 
-/// Opens a listening socket; `setting` names the setting that the port came from.
+/// Opens a listening socket; `setting` names the setting that the port came from, which
+/// the error repeats when the port is taken or the host is not ours.
 pub async fn listen(host: &str, port: u16, setting: &str) -> anyhow::Result<TcpListener> {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     TcpListener::bind((bare, port))
@@ -77,7 +79,7 @@ pub async fn listen(host: &str, port: u16, setting: &str) -> anyhow::Result<TcpL
         .with_context(|| format!("listen on {host} port {port} (change {setting} or LISTEN_HOST)"))
 }
 
-/// Serves HTTP/1.1 until asked to stop.
+/// Serves HTTP/1.1 until asked to stop; fails when the listener does.
 pub async fn http(listener: TcpListener, routes: Router, stop: Stop) -> anyhow::Result<()> {
     let listener = listener.tap_io(|socket| {
         // Only costs latency when it fails.

@@ -43,6 +43,9 @@ pub struct Web {
     pub voting: Channel,
     /// A script to serve at `/js` instead of the built-in one; read anew each time.
     pub index_bundle: Option<PathBuf>,
+    /// A server that has the script, as a URL: the page then loads
+    /// `/dist/index_bundle.js` from there.
+    pub webpack_dev_server: Option<String>,
     /// Text above the ballot; empty for none.
     pub message_of_the_day: String,
     /// Where errors are logged.
@@ -57,6 +60,7 @@ pub fn routes(web: Arc<Web>) -> Router {
         .route("/api/leaderboard", any(leaderboard))
         .route("/js", any(script))
         .route("/img/favicon.ico", any(icon))
+        .route("/dist/", any(not_found))
         .route("/dist/{*name}", any(dist))
         .route("/healthz", any(|| async { "ok\n" }))
         .route("/readyz", any(readiness))
@@ -194,13 +198,19 @@ fn json_answer(status: StatusCode, value: &Value) -> Response {
 }
 
 async fn page(State(web): State<Arc<Web>>) -> Html<String> {
-    Html(SHELL.replace("{message_of_the_day}", &escaped(&web.message_of_the_day)))
+    let script = match &web.webpack_dev_server {
+        Some(server) => format!("{}/dist/index_bundle.js", server.trim_end_matches('/')),
+        None => "/js".to_owned(),
+    };
+    let page = SHELL.replace("{script}", &escaped(&script));
+    Html(page.replace("{message_of_the_day}", &escaped(&web.message_of_the_day)))
 }
 
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }
 
 async fn script(
@@ -222,9 +232,13 @@ async fn dist(Path(name): Path<String>) -> Response {
     let (kind, content) = match name.as_str() {
         "index_bundle.js" => (JAVASCRIPT, SCRIPT),
         "app.css" => ("text/css; charset=utf-8", STYLE),
-        _ => return (StatusCode::NOT_FOUND, "404 page not found\n").into_response(),
+        _ => return not_found().await,
     };
     ([(header::CONTENT_TYPE, kind)], content).into_response()
+}
+
+async fn not_found() -> Response {
+    (StatusCode::NOT_FOUND, "404 page not found\n").into_response()
 }
 
 /// Ready when the page with its script can be served. The services behind are not asked:

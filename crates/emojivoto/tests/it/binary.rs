@@ -1,6 +1,6 @@
 //! The binary: its environment, its errors, its end.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -90,6 +90,11 @@ fn a_wrong_value_is_named_with_what_is_accepted() {
     );
     fails(
         &["vote-bot"],
+        &[host, ("REQUEST_RATE", "1e-30")],
+        "is not a number of votes per second from 0.001 to 10000",
+    );
+    fails(
+        &["vote-bot"],
         &[host, ("TTL", "-1")],
         "TTL `-1` is not a number of seconds",
     );
@@ -114,6 +119,43 @@ fn a_taken_port_is_named() {
         &[("GRPC_PORT", &port)],
         &format!("listen on 127.0.0.1 port {port}"),
     );
+}
+
+#[test]
+fn empty_variables_count_as_unset() {
+    let empty = [
+        ("GRPC_PORT", "0"),
+        ("PROM_PORT", ""),
+        ("LISTEN_HOST", ""),
+        ("EMOJIVOTO_ERA", ""),
+        ("EMOJIVOTO_FAULT", ""),
+        ("EMOJIVOTO_SEED", ""),
+        ("INSTANCE", ""),
+        ("FAILURE_RATE", ""),
+        ("ARTIFICIAL_DELAY", ""),
+    ];
+    let (_voting, line) = start(&["voting"], &empty, "voting serves gRPC");
+    assert!(line.contains(" on 127.0.0.1:"), "{line}");
+}
+
+#[test]
+fn the_page_loads_the_script_from_a_development_server() {
+    let environment = [
+        ("WEB_PORT", "0"),
+        ("EMOJISVC_HOST", "127.0.0.1:1"),
+        ("VOTINGSVC_HOST", "127.0.0.1:1"),
+        ("WEBPACK_DEV_SERVER", "http://127.0.0.1:8083/"),
+    ];
+    let (_web, line) = start(&["web"], &environment, "web serves HTTP on");
+    let addr = line
+        .split_once("HTTP on ")
+        .and_then(|(_, rest)| rest.split(',').next());
+    let mut socket = std::net::TcpStream::connect(addr.unwrap()).unwrap();
+    write!(socket, "GET / HTTP/1.0\r\nHost: x\r\n\r\n").unwrap();
+    let mut page = String::new();
+    socket.read_to_string(&mut page).unwrap();
+    let script = "<script src=\"http://127.0.0.1:8083/dist/index_bundle.js\" async>";
+    assert!(page.contains(script), "{page}");
 }
 
 /// A process that is killed when the test ends early.
@@ -255,6 +297,7 @@ fn the_help_names_every_variable() {
         "EMOJISVC_HOST",
         "VOTINGSVC_HOST",
         "INDEX_BUNDLE",
+        "WEBPACK_DEV_SERVER",
         "MESSAGE_OF_THE_DAY",
         "GRPC_PORT",
         "PROM_PORT",

@@ -102,6 +102,19 @@ async fn a_wrong_choice_is_refused() {
 }
 
 #[tokio::test]
+async fn a_choice_cannot_forge_a_line_of_the_log() {
+    let app = app::start(Era::Y2018, "none").await;
+    let answer = get(app.web.addr, "/api/vote?choice=a%0Ab%0D%1B").await;
+    let expected = "{\"error\":\"Choosen emoji shortcode [a\\nb\\r\\u001b] doesnt exist\"}\n";
+    assert_eq!((answer.status, answer.body.as_str()), (400, expected));
+    let log = app.log.text();
+    assert_eq!(log.lines().count(), 1, "{log}");
+    assert!(log.contains("map[choice:[a\\nb\\r\\u{1b}]]"), "{log}");
+    let end = "}]: Choosen emoji shortcode [a\\nb\\r\\u{1b}] doesnt exist\n";
+    assert!(log.ends_with(end), "{log}");
+}
+
+#[tokio::test]
 async fn every_emoji_of_the_list_can_be_voted_for() {
     let app = app::start(Era::Y2018, "none").await;
     for emoji in emojivoto::catalog::list(Era::Y2018) {
@@ -149,7 +162,14 @@ async fn the_pages_and_what_they_load_are_served() {
             "{path}"
         );
     }
-    assert_eq!(get(app.web.addr, "/dist/nothing.js").await.status, 404);
+    for path in ["/dist/nothing.js", "/dist/"] {
+        assert_eq!(get(app.web.addr, path).await.status, 404, "{path}");
+    }
+    assert!(
+        page.body.contains("<script src=\"/js\" async>"),
+        "{}",
+        page.body
+    );
 }
 
 #[tokio::test]

@@ -45,7 +45,14 @@ async fn all_hundred_votes_exist_and_no_other() {
     {
         vote_at(voting.addr, method).await.unwrap();
     }
-    for method in ["VoteNobody", "votepoop", "Vote", ""] {
+    for method in [
+        "VoteNobody",
+        "votepoop",
+        "Vote",
+        "",
+        "VoteJoy/",
+        "a/VoteJoy",
+    ] {
         let status = vote_at(voting.addr, method).await.unwrap_err();
         assert_eq!(status.code(), Code::Unimplemented, "{method}");
     }
