@@ -190,10 +190,13 @@ impl Recorder {
         }
     }
 
-    /// Says whether enough records wait to fill a batch: the outbox should be sealed now.
+    /// Says whether enough records wait to fill a batch, or half the queue where that is
+    /// less: the outbox should be sealed now.
     #[must_use]
     pub fn wants_seal(&self) -> bool {
-        self.shared.queue.len() >= self.shared.config.batch_rows
+        let queue = &self.shared.queue;
+        let half = queue.capacity().div_ceil(2);
+        queue.len() >= self.shared.config.batch_rows.min(half)
     }
 
     /// Returns the accounting of this boot.

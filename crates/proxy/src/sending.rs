@@ -281,6 +281,14 @@ impl Sender {
                 None => break,
             }
         }
+        // The accounts as they are at the end; an older report must not come after them.
+        if let Some(running) = connection.report.take() {
+            running.abort();
+        }
+        let last = report(&self.state);
+        if let Err(error) = connection.client.report(last).await {
+            tracing::debug!(%error, "the last report failed");
+        }
         // Nothing follows: the server sees the stream end after the closing message.
         drop(connection.requests);
         while connection.responses.message().await?.is_some() {}

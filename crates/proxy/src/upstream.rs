@@ -10,7 +10,7 @@ mod http2;
 
 pub(crate) use balance::{Balancer, Known, destination_labels, target_labels};
 pub(crate) use endpoint::{Endpoint, InFlight};
-pub(crate) use error::{Failed, cause_of, io_cause};
+pub(crate) use error::{Failed, cause_of, io_cause, is_violation};
 
 use std::rc::Rc;
 

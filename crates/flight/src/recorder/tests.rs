@@ -128,3 +128,18 @@ fn threads_lose_nothing() {
     assert_eq!(counters.started, 20_000);
     assert_eq!(counters.in_flight, 0);
 }
+
+#[test]
+fn a_queue_smaller_than_a_batch_is_sealed_before_it_is_full() {
+    for (queue_rows, batch_rows, wanted) in [(10, 2_048, 5), (1, 2_048, 1), (100, 3, 3)] {
+        let mut config = Config::new(BootId(1));
+        config.queue_rows = queue_rows;
+        config.batch_rows = batch_rows;
+        let (recorder, _outbox) = Recorder::new(config);
+        for waiting in 0..wanted {
+            assert!(!recorder.wants_seal(), "{waiting} of {queue_rows}");
+            record(&recorder);
+        }
+        assert!(recorder.wants_seal(), "{wanted} of {queue_rows}");
+    }
+}

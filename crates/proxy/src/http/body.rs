@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use whodunit_model::record::Side;
 
+use super::head;
 use crate::call::{Call, CallState, Fault, Messages};
 use crate::upstream::{InFlight, Lease, cause_of};
 
@@ -52,11 +53,13 @@ impl Body for RequestBody {
         let Some(inner) = &mut this.inner else {
             return Poll::Ready(None);
         };
-        let frame = ready!(Pin::new(inner).poll_frame(cx));
-        match &frame {
+        let mut frame = ready!(Pin::new(inner).poll_frame(cx));
+        match &mut frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     this.state.sent(data.len(), this.messages.count(data));
+                } else if let Some(trailers) = frame.trailers_mut() {
+                    head::strip_own(trailers);
                 }
             }
             Some(Err(_)) => this.state.client_failed(),
@@ -182,7 +185,8 @@ impl Relayed {
                         rest.call.note(|record| record.grpc_status = Some(status));
                     }
                 }
-                if self.inner.is_end_stream() {
+                // Nothing follows trailers, and HTTP/1 servers do not ask for more.
+                if frame.is_trailers() || self.inner.is_end_stream() {
                     self.complete();
                 }
             }

@@ -85,16 +85,25 @@ pub(crate) struct Claim {
     pub(crate) from: Option<Party>,
 }
 
-/// Takes our own headers out of a request, valid or not.
+/// Takes our own headers out of a request, valid or not, those of responses included: no
+/// application sees what a stranger writes there.
 pub(crate) fn take_claim(headers: &mut HeaderMap, worker: &Worker) -> Claim {
     let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
     let id = headers.remove(ID);
     let from = headers.remove(FROM);
+    strip_own(headers);
     let id = id.as_ref().and_then(text).and_then(|id| id.parse().ok());
     Claim {
         id,
         // Without a valid id the caller is not a proxy of ours.
         from: id.and_then(|_| worker.caller(from.as_ref()?.to_str().ok()?)),
+    }
+}
+
+/// Removes every header of ours from what goes to an application.
+pub(crate) fn strip_own(headers: &mut HeaderMap) {
+    for name in [ID, FROM, TWIN, CAUSE, ORIGIN] {
+        headers.remove(name);
     }
 }
 

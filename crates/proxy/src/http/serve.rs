@@ -175,13 +175,13 @@ fn note_head(inlet: &Inlet, call: &mut Call, parts: &mut http::response::Parts, 
     let fault = relayed_fault(&parts.headers);
     parts.headers.remove(head::ORIGIN);
     match inlet.side() {
-        Side::Outbound => {
-            if let Some(fault) = fault.filter(|_| twin) {
+        Side::Outbound if twin => {
+            if let Some(fault) = fault {
                 call.blame(fault);
             }
         }
-        // The application must not speak for a proxy.
-        Side::Inbound => {
+        // Neither the application nor a stranger may speak for a proxy.
+        Side::Inbound | Side::Outbound => {
             parts.headers.remove(head::CAUSE);
         }
     }
@@ -196,8 +196,14 @@ fn note_head(inlet: &Inlet, call: &mut Call, parts: &mut http::response::Parts, 
     });
 }
 
-/// Records a head that was refused and answered with `status` before it became a request.
-pub(crate) fn record_bad_head(connection: &Rc<Connection>, started: Instant, status: u16) {
+/// Records a head that was refused before it became a request, and answered with `status`;
+/// 0 if the connection was ended without an answer.
+pub(crate) fn record_bad_head(
+    connection: &Rc<Connection>,
+    protocol: Protocol,
+    started: Instant,
+    status: u16,
+) {
     let inlet = &connection.inlet;
     let side = inlet.side();
     let mut call = Call::begin(&inlet.worker, side, None, started);
@@ -208,6 +214,7 @@ pub(crate) fn record_bad_head(connection: &Rc<Connection>, started: Instant, sta
             Side::Outbound => record.src = own,
         }
         record.service = inlet.service.clone();
+        record.protocol = protocol;
         record.detected = connection.detected;
         record.twin = Twin::No;
         record.attempts = 0;

@@ -37,6 +37,18 @@ pub(crate) fn cause_of(error: &hyper::Error) -> Cause {
     Cause::Unknown
 }
 
+/// Says whether our side ended an HTTP/2 connection because the peer broke the protocol.
+pub(crate) fn is_violation(error: &hyper::Error) -> bool {
+    let mut source = error.source();
+    while let Some(inner) = source {
+        if let Some(inner) = inner.downcast_ref::<h2::Error>() {
+            return inner.is_go_away() && inner.is_library();
+        }
+        source = inner.source();
+    }
+    false
+}
+
 fn h2_cause(error: &h2::Error) -> Cause {
     if let Some(inner) = error.get_io() {
         return io_cause(inner.kind());

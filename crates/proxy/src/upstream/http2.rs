@@ -47,9 +47,11 @@ struct Connection {
 }
 
 impl Connection {
-    fn is_usable(&self) -> bool {
+    /// Says whether requests may go on it. One that is connecting lives only as long as
+    /// somebody waits for it: nobody else drives it, and its time to connect would be over.
+    fn is_usable(self: &Rc<Self>) -> bool {
         match self.connecting.peek() {
-            None => true,
+            None => Rc::strong_count(self) > 1,
             Some(Ok(sender)) => !sender.is_closed(),
             Some(Err(_)) => false,
         }
@@ -168,5 +170,26 @@ impl Drop for Lease {
         self.connection
             .streams
             .set(self.connection.streams.get() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_nobody_waits_for_any_more_is_given_up() {
+        let connection = Rc::new(Connection {
+            connecting: std::future::pending().boxed_local().shared(),
+            streams: Cell::new(0),
+        });
+        let waiting = connection.clone();
+        let pool = Pool::default();
+        pool.connections.borrow_mut().push(connection);
+        pool.sweep();
+        assert_eq!(pool.connections.borrow().len(), 1, "a request waits for it");
+        drop(waiting);
+        pool.sweep();
+        assert!(pool.connections.borrow().is_empty());
     }
 }

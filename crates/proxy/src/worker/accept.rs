@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
 use tokio::time::{Instant as Deadline, timeout_at};
-use whodunit_model::record::Detected;
+use whodunit_model::record::{Detected, Protocol};
 
 use super::{Connection, Inlet, LocalExecutor, Phase};
 use crate::config::Declared;
@@ -19,6 +19,7 @@ use crate::detect::{Verdict, is_tls, judge};
 use crate::http::{HEADER_BYTES_MAX, HEADERS_MAX, record_bad_head, refuse_connection, serve};
 use crate::net::{Io, TcpListener, TcpStream};
 use crate::opaque::{Dialed, dial};
+use crate::upstream::is_violation;
 
 /// How long a client may be silent before its port is taken for one where servers speak first.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -133,7 +134,7 @@ async fn handle(
         Spoken::Opaque(dialed) => dialed.relay(&connection, &mut io, tls).await,
         Spoken::Refused(why) => {
             tracing::debug!(listener = inlet.name(), %peer, why, "refused a connection");
-            record_bad_head(&connection, accepted, 400);
+            record_bad_head(&connection, Protocol::Http1, accepted, 400);
             refuse_connection(&mut io, why).await;
         }
         Spoken::Nothing => {}
@@ -305,7 +306,8 @@ async fn serve_http1(connection: Rc<Connection>, io: Io, phase: watch::Receiver<
         // The request before was well formed, or there was none.
         if error.is_parse() {
             let status = if error.is_parse_too_large() { 431 } else { 400 };
-            record_bad_head(&connection, started.max(connection.idle_since()), status);
+            let started = started.max(connection.idle_since());
+            record_bad_head(&connection, Protocol::Http1, started, status);
         }
     }
 }
@@ -336,5 +338,9 @@ async fn serve_http2(connection: Rc<Connection>, io: Io, phase: watch::Receiver<
     };
     if let Err(error) = result {
         tracing::debug!(peer = %connection.peer, %error, "connection ended");
+        // What follows the preface but is no HTTP/2 never became a request.
+        if is_violation(&error) {
+            record_bad_head(&connection, Protocol::Http2, Instant::now(), 0);
+        }
     }
 }

@@ -98,6 +98,15 @@ impl App {
                     let _ = sender.send(Ok(Frame::data("two".into()))).await;
                 });
             }
+            "/trailed" => {
+                let trailer = "x-sum".parse().unwrap();
+                response.headers_mut().insert("trailer", trailer);
+                *response.body_mut() = body(2, |sender| async move {
+                    let _ = sender.send(Ok(Frame::data("one".into()))).await;
+                    let sum = HeaderMap::from_iter([(TRAILER_NAME, "42".parse().unwrap())]);
+                    let _ = sender.send(Ok(Frame::trailers(sum))).await;
+                });
+            }
             "/hangs-up" => {
                 return Err(std::io::Error::other(
                     "the application drops the connection",
@@ -190,6 +199,8 @@ fn text(text: &'static str) -> Body {
 fn empty() -> Body {
     text("")
 }
+
+const TRAILER_NAME: http::HeaderName = http::HeaderName::from_static("x-sum");
 
 type Frames = tokio::sync::mpsc::Sender<Result<Frame<Bytes>, std::io::Error>>;
 

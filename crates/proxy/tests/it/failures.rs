@@ -3,15 +3,15 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::StatusCode;
-use http_body_util::BodyExt as _;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt as _, Empty};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use whodunit_model::record::{Kind, Side, Twin};
+use whodunit_model::record::{Kind, Protocol, Side, Twin};
 use whodunit_model::{Cause, Origin, Outcome, RequestRecord};
 
 use crate::app::{self, App, nobody};
-use crate::client::{fetch, get, http1, say, whole};
+use crate::client::{fetch, get, http1, http2, say, whole};
 use crate::mesh::{Pair, Setup, at, end, endpoint, record, record_where, wait_for};
 use crate::server::Server;
 
@@ -271,6 +271,36 @@ async fn bad_heads_are_refused_and_recorded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_http2_behind_the_preface_is_recorded() {
+    let app = App::start().await;
+    let server = Server::start().await;
+    let proxy = Setup::new("web", &server).inbound("detect", app.address);
+    let proxy = proxy.start();
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend([0xee; 64]);
+    say(at(&proxy, "in"), &bytes).await;
+    let row = record_where(&server, |row| row.cause == Cause::BadRequestHead).await;
+    check(&row, Cause::BadRequestHead, Origin::Client, Twin::No, 0);
+    assert_eq!(row.protocol, Protocol::Http2);
+    // A connection that ends as it should leaves nothing.
+    let mut sender = http2::<Empty<Bytes>>(at(&proxy, "in")).await;
+    let request = Request::get("http://callee.test/fine")
+        .body(Empty::new())
+        .unwrap();
+    let answer = whole(sender.send_request(request).await.unwrap()).await;
+    assert_eq!(answer.unwrap().status, 200);
+    drop(sender);
+    wait_for("the connection to end", || {
+        (proxy.open_connections() == 0).then_some(())
+    })
+    .await;
+    record(&server, Side::Inbound, "/fine").await;
+    assert_eq!(proxy.counters().started, 2);
+    assert!(app.seen.lock().unwrap().len() == 1);
+    end(proxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_would_run_in_a_circle_is_stopped() {
     let server = Server::start().await;
     let proxy = Setup::new("caller", &server)
@@ -302,17 +332,16 @@ async fn a_forged_id_or_cause_is_not_believed() {
         let headers = request.headers_mut();
         headers.insert("whodunit-id", "not-an-id".parse().unwrap());
         headers.insert("whodunit-from", "a/b/c/d".parse().unwrap());
+        for name in ["whodunit-twin", "whodunit-cause", "whodunit-origin"] {
+            headers.insert(name, "loop".parse().unwrap());
+        }
         let answer = whole(http1(at(&proxy, listener), request).await)
             .await
             .unwrap();
-        assert!(!answer.headers.contains_key("whodunit-twin"));
+        let ours = |name: &http::HeaderName| name.as_str().starts_with("whodunit");
+        assert!(!answer.headers.keys().any(ours), "{answer:?}");
         let seen = app.headers(path);
-        assert!(
-            !seen
-                .keys()
-                .any(|name| name.as_str().starts_with("whodunit")),
-            "{seen:?}"
-        );
+        assert!(!seen.keys().any(ours), "{seen:?}");
         let row = record_where(&server, |row| &*row.path == path).await;
         assert_eq!((row.id.boot, row.twin), (proxy.boot(), Twin::No));
         assert_ne!(&*row.src.workload, "b");

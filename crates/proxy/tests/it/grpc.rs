@@ -30,6 +30,7 @@ async fn messages_and_trailers_pass_both_ways_and_are_counted() {
     let response = sender.send_request(request);
     let mut trailers = HeaderMap::new();
     trailers.insert("x-from-client", "yes".parse().unwrap());
+    trailers.insert("whodunit-id", "forged".parse().unwrap());
     // Two messages in three pieces.
     let mut bytes = message(b"first");
     bytes.extend(message(b"second"));
@@ -46,6 +47,7 @@ async fn messages_and_trailers_pass_both_ways_and_are_counted() {
     assert_eq!(answer.trailers["grpc-status"], "0");
     assert_eq!(answer.trailers["grpc-message"], "in the trailers");
     assert_eq!(answer.trailers["x-from-client"], "yes");
+    assert!(!answer.trailers.contains_key("whodunit-id"));
     assert_eq!(app.headers("/test.Service/Code0")["te"], "trailers");
     for side in [Side::Inbound, Side::Outbound] {
         let row = record_where(&pair.server, |row| row.side == side).await;

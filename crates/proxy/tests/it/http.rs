@@ -220,6 +220,49 @@ async fn answers_without_a_body_end_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn trailers_of_http1_end_a_response_as_a_success() {
+    let app = App::start().await;
+    let pair = Pair::start("detect", app.address).await;
+    for te in ["trailers", "identity"] {
+        let path = format!("/trailed?te={te}");
+        let request = Request::get("/trailed").header("host", "callee.test");
+        let request = request.header("te", te).header("connection", "te");
+        let answer =
+            whole(http1(pair.address(), request.body(Empty::<Bytes>::new()).unwrap()).await);
+        let answer = answer.await.unwrap();
+        assert_eq!(&answer.body[..], b"one", "{path}");
+        if te == "trailers" {
+            assert_eq!(answer.trailers["x-sum"], "42");
+        }
+    }
+    // An application that sends trailers whether they were asked for or not.
+    let blunt = app::tcp(|mut stream| async move {
+        let mut head = [0; 512];
+        let _ = stream.read(&mut head).await;
+        let answer = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n\
+                      3\r\none\r\n0\r\nx-sum: 42\r\n\r\n";
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        let _ = stream.read(&mut head).await;
+    });
+    let second = Pair::start("detect", blunt.await).await;
+    assert_eq!(&fetch(second.address(), "/blunt").await.body[..], b"one");
+    for (pair, path) in [(&pair, "/trailed"), (&second, "/blunt")] {
+        for side in [Side::Inbound, Side::Outbound] {
+            let row = record(&pair.server, side, path).await;
+            assert_eq!(
+                (row.outcome, row.cause),
+                (Outcome::Success, Cause::None),
+                "{side} {path}"
+            );
+        }
+        let failed = |row: &whodunit_model::RequestRecord| row.outcome == Outcome::Failure;
+        assert!(!pair.server.records().iter().any(failed), "{path}");
+    }
+    pair.end().await;
+    second.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upgraded_connection_is_relayed_and_recorded_at_its_end() {
     let pair = Pair::start("http1", app::shouting().await).await;
     let mut stream = TcpStream::connect(pair.address()).await.unwrap();

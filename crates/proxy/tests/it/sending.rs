@@ -164,6 +164,10 @@ async fn a_proxy_that_ends_sends_its_last_records_and_says_so() {
     server.received(|received| {
         let sequence = received.batches.keys().next_back().unwrap().1;
         assert_eq!(received.closed.get(&boot), Some(&sequence));
+        let last = received.reports.last().unwrap();
+        let last = last.conservation.as_ref().unwrap();
+        assert_eq!((last.started, last.recorded, last.in_flight), (1, 1, 0));
+        assert_eq!((last.rows, last.acknowledged, last.buffered), (1, 1, 0));
     });
 }
 
