@@ -267,7 +267,7 @@ pub fn culprit(rows: &Rows, window: Window, options: &Options) -> Verdict {
     };
     let Some((first, others)) = suspects.split_first() else {
         return Verdict {
-            says: says::nothing(&case, &checked),
+            says: says::nothing(&case, &checked, options),
             checked,
             ..Verdict::default()
         };
@@ -276,7 +276,7 @@ pub fn culprit(rows: &Rows, window: Window, options: &Options) -> Verdict {
     if level == Level::Nothing {
         return Verdict {
             confidence: first.confidence,
-            says: says::nothing(&case, &checked),
+            says: says::nothing(&case, &checked, options),
             runners_up: runners_up(&case, None, &suspects),
             checked,
             ..Verdict::default()
@@ -391,14 +391,17 @@ fn named(case: &Case<'_>, suspect: &Suspect) -> Named {
 fn victims(case: &Case<'_>, suspect: &Suspect) -> Vec<Victim> {
     let until_us = suspect.until_us.unwrap_or(i64::MAX);
     let requests = |callee: Name, route, caller: Option<Name>| {
-        let calls = case.calls_of(callee).iter().filter(|&&hop| {
-            let at_us = case.at_us(hop);
-            let hop = &case.hops.hops[hop];
-            hop.route == route
-                && caller.is_none_or(|caller| hop.caller == caller)
-                && suspect.since_us <= at_us
-                && at_us <= until_us
-        });
+        let calls = case
+            .calls_showing(suspect.signal, callee)
+            .iter()
+            .filter(|&&hop| {
+                let at_us = case.at_us(hop);
+                let hop = &case.hops.hops[hop];
+                hop.route == route
+                    && caller.is_none_or(|caller| hop.caller == caller)
+                    && suspect.since_us <= at_us
+                    && at_us <= until_us
+            });
         count(calls.count())
     };
     let victim = |who: Name, route, failed, requests| {
@@ -436,14 +439,14 @@ fn telling(case: &Case<'_>, suspect: &Suspect) -> Vec<Telling> {
     };
     let own: FastSet<usize> = suspect.own.iter().copied().collect();
     let at_culprit: Vec<Compared> = case
-        .calls_of(suspect.callee)
+        .calls_showing(suspect.signal, suspect.callee)
         .iter()
         .filter(|&&hop| in_time(hop))
         .map(|&hop| compared(hop, own.contains(&hop)))
         .collect();
     let (callee, route) = suspect.symptom;
     let at_symptom: Vec<Compared> = case
-        .calls_of(callee)
+        .calls_showing(suspect.signal, callee)
         .iter()
         .filter(|&&hop| in_time(hop) && case.hops.hops[hop].route == route)
         .map(|&hop| compared(hop, suspect.suffered.contains(&hop)))

@@ -18,7 +18,7 @@
 
 use std::cmp::Ordering;
 
-use whodunit_model::{Kind, Outcome, RequestId, Rows, Side, Symbol};
+use whodunit_model::{Kind, Outcome, Protocol, RequestId, Rows, Side, Symbol};
 
 use crate::numbers::ratio;
 use crate::symbols::{FastMap, FastSet, Name, Votes};
@@ -29,6 +29,13 @@ use crate::window::Window;
 /// Bounds the work when thousands of requests are open at once; beyond it the
 /// certainty is small anyway.
 const CANDIDATES_MAX: usize = 128;
+
+/// When a proxy leaves the second row of a call that goes on, µs after its start; the
+/// first comes after a second.
+const SECOND_LOOK_US: i64 = 10_000_000;
+
+/// How often it leaves one afterwards, µs.
+const EACH_LOOK_US: i64 = 60_000_000;
 
 /// What a hop is to its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +98,8 @@ pub(crate) struct Hops<'a> {
     pub(crate) parents: Vec<Option<Parent>>,
     children: Vec<usize>,
     first_child: Vec<usize>,
+    /// Until when the rows tell what happened, µs.
+    until_us: i64,
 }
 
 impl<'a> Hops<'a> {
@@ -118,12 +127,17 @@ impl<'a> Hops<'a> {
                 next[parent.hop] += 1;
             }
         }
+        let last_us = hops.iter().map(|hop| rows.at_us[hop.row()]).max();
         Self {
             rows,
             hops,
             parents,
             children,
             first_child,
+            until_us: last_us.unwrap_or_default().max(match window.until_us {
+                i64::MAX => i64::MIN,
+                until_us => until_us,
+            }),
         }
     }
 
@@ -145,9 +159,46 @@ impl<'a> Hops<'a> {
         span(self.rows, self.hops[hop].row())
     }
 
+    /// How long the caller is known to have waited, µs, never negative.
+    ///
+    /// A call without an answer was still waiting when the rows end, or when the
+    /// proxy would have looked at it again.
+    pub(crate) fn known_us(&self, hop: usize) -> i64 {
+        let seen_us = self.duration_us(hop);
+        if !self.is_unanswered(hop) {
+            return seen_us;
+        }
+        let next_us = match seen_us {
+            ..SECOND_LOOK_US => SECOND_LOOK_US,
+            _ => (seen_us / EACH_LOOK_US + 1) * EACH_LOOK_US,
+        };
+        let (start_us, _) = self.span(hop);
+        let rows_us = self.until_us.saturating_sub(start_us);
+        rows_us.min(next_us).max(seen_us)
+    }
+
     /// How long the caller waited, µs, never negative.
     pub(crate) fn duration_us(&self, hop: usize) -> i64 {
         self.rows.duration_us[self.hops[hop].row()].max(0)
+    }
+
+    /// Says whether nothing of an answer had come when `hop` was last seen. Opaque
+    /// connections and streams of messages from the caller need none.
+    pub(crate) fn is_unanswered(&self, hop: usize) -> bool {
+        let rows = self.rows;
+        let is_waiting = |row: usize| {
+            rows.status[row] == 0
+                && rows.grpc_status[row].is_none()
+                && rows.response_bytes[row] == 0
+                && match rows.protocol[row] {
+                    Protocol::Tcp => false,
+                    Protocol::Grpc => rows.request_messages[row] <= 1,
+                    _ => true,
+                }
+        };
+        let hop = &self.hops[hop];
+        let mut sides = [hop.outbound, hop.inbound].into_iter().flatten();
+        hop.standing == Standing::Open && sides.all(is_waiting)
     }
 
     /// Time between the two proxies, µs; none with one side only.
@@ -168,7 +219,10 @@ impl<'a> Hops<'a> {
         let mut spans: Vec<(i64, i64)> = self
             .children(hop)
             .iter()
-            .map(|&child| self.span(child))
+            .map(|&child| {
+                let (start, _) = self.span(child);
+                (start, start.saturating_add(self.known_us(child)))
+            })
             .collect();
         spans.sort_unstable();
         let mut waiting = 0;

@@ -12,7 +12,8 @@
 //! - `takes 2ms`: time of its own
 //! - `slows 500ms [after 60s] [on web-1] [share 20%]`: more time of its own
 //! - `fails 20% [after 60s] [until 90s] [on web-1]`, or `fails 4`: the first four calls
-//! - `by app|reset|refused|no_endpoints|timeout|cancel|404`: how it fails
+//! - `by app|reset|refused|no_endpoints|timeout|cancel|404`: how it fails;
+//!   `by hang`: neither it nor what waits for it ever ends
 //! - `instances 2`, `versions v1,v2`: of the callee, in turns
 //! - `outside`: the callee has no proxy
 //! - `ignored`: the caller succeeds nevertheless; `retried`: its proxy tries again
@@ -236,6 +237,8 @@ struct World {
 struct Answer {
     end_us: i64,
     failed: bool,
+    /// There is none.
+    hangs: bool,
 }
 
 impl World {
@@ -308,6 +311,7 @@ impl World {
         if let Some((more_us, when)) = &line.slows {
             takes_us += if holds(when, 200) { *more_us } else { 0 };
         }
+        let mut hangs = own_failure && line.by == "hang";
         let reaches = !(own_failure && ["reset", "refused", "no_endpoints"].contains(&&*line.by));
 
         let inbound_at = at_us + WIRE_US;
@@ -327,12 +331,13 @@ impl World {
             if let Some((name, value)) = &self.lines[child].tag {
                 tags.push(name, value);
             }
-            if reaches {
+            if reaches && !hangs {
                 let answer = self.call(child, &instance, now, trace);
                 now = answer.end_us;
                 failed |= answer.failed;
+                hangs |= answer.hangs;
             }
-            if failed {
+            if failed || hangs {
                 break;
             }
         }
@@ -404,7 +409,7 @@ impl World {
         if failed {
             fail(&mut inbound, app, Origin::Server);
             fail(&mut outbound, app, Origin::Server);
-        } else if own_failure {
+        } else if own_failure && !hangs {
             match line.by.as_str() {
                 "app" => {
                     fail(&mut inbound, app, Origin::Server);
@@ -445,6 +450,7 @@ impl World {
         let answer = Answer {
             end_us: end_us + WIRE_US,
             failed: outbound.outcome == Outcome::Failure,
+            hangs,
         };
         let time = |record: &mut RequestRecord, duration_us: i64| {
             record.duration_us = duration_us;
@@ -453,6 +459,15 @@ impl World {
         };
         time(&mut inbound, inbound_us);
         time(&mut outbound, inbound_us + 2 * WIRE_US);
+        if hangs {
+            for record in [&mut inbound, &mut outbound] {
+                record.kind = Kind::Open;
+                record.outcome = Outcome::Pending;
+                record.status = 0;
+                record.grpc_status = None;
+                time(record, 1_000_000);
+            }
+        }
         if again {
             outbound.attempts = 2;
         }

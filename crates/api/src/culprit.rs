@@ -67,6 +67,9 @@ pub struct Symptom {
     pub since: String,
     /// True if it was there when recording began.
     pub since_recording_began: bool,
+    /// Until when, RFC 3339; missing while it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
     /// Requests that show it.
     pub failed: u64,
     /// All requests of the route since then.

@@ -39,7 +39,7 @@ pub(crate) fn footer(trust: &Trust, requests: Option<u64>, view: &View) -> Strin
 
 fn warnings(trust: &Trust) -> Vec<String> {
     let mut out = Vec::new();
-    if !trust.complete {
+    if !trust.complete && trust.damaged == 0 {
         out.push(
             "history is still being loaded after a restart: these numbers may grow".to_owned(),
         );
@@ -114,7 +114,6 @@ mod tests {
         };
         expect![[r#"
             quantiles approximate, from 1 request; 14:01:31 to 14:02:31 (1m); 2,468 records read
-            ‼ history is still being loaded after a restart: these numbers may grow
             ‼ 1 damaged piece of history skipped: `whodunit check` names what and why
             ‼ 12 records lost in proxies since they started: `whodunit check` says where
             ‼ the newest record is 95s older than the end of this range

@@ -6,35 +6,45 @@
 /// Microseconds in one second.
 pub const SECOND_US: i64 = 1_000_000;
 
-/// Parses a duration such as `250ms`, `1.5s`, `15m`, `2h`, `1d`; returns microseconds.
+/// Parses a duration such as `250ms`, `1.5s`, `15m`, `2h`, `1d` or `1h30m`; returns microseconds.
 ///
 /// # Errors
-/// When the text is not a number followed by one of `us`, `ms`, `s`, `m`, `h`, `d`.
+/// When the text is not one or more numbers, each followed by one of `us`, `ms`, `s`, `m`,
+/// `h`, `d`, and when it is more than 3 000 years.
 pub fn parse_duration(text: &str) -> Result<i64, TimeError> {
     let wrong = || TimeError {
         text: text.to_owned(),
         expected: "a duration such as 250ms, 30s, 15m, 2h or 1d",
     };
-    let split = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .ok_or_else(wrong)?;
-    let (number, unit) = text.split_at(split);
-    let unit_us = match unit {
-        "us" | "µs" => 1.0,
-        "ms" => 1e3,
-        "s" => 1e6,
-        "m" => 60e6,
-        "h" => 3_600e6,
-        "d" => 86_400e6,
-        _ => return Err(wrong()),
-    };
-    let number: f64 = number.parse().map_err(|_| wrong())?;
-    let us = number * unit_us;
-    if !us.is_finite() || us > 1e17 {
-        return Err(wrong());
+    let is_digit = |c: char| c.is_ascii_digit() || c == '.';
+    let mut sum_us = 0.0;
+    let mut rest = text;
+    loop {
+        let split = rest.find(|c| !is_digit(c)).ok_or_else(wrong)?;
+        let (number, unit_and_more) = rest.split_at(split);
+        let end = unit_and_more.find(is_digit).unwrap_or(unit_and_more.len());
+        let (unit, more) = unit_and_more.split_at(end);
+        let unit_us = match unit {
+            "us" | "µs" => 1.0,
+            "ms" => 1e3,
+            "s" => 1e6,
+            "m" => 60e6,
+            "h" => 3_600e6,
+            "d" => 86_400e6,
+            _ => return Err(wrong()),
+        };
+        let number: f64 = number.parse().map_err(|_| wrong())?;
+        sum_us += number * unit_us;
+        if !sum_us.is_finite() || sum_us > 1e17 {
+            return Err(wrong());
+        }
+        if more.is_empty() {
+            break;
+        }
+        rest = more;
     }
     #[expect(clippy::cast_possible_truncation, reason = "checked to be below 1e17")]
-    Ok(us.round() as i64)
+    Ok(sum_us.round() as i64)
 }
 
 /// Parses a moment: a duration before now (`15m`), `now`, a clock time of today or
@@ -204,6 +214,8 @@ mod tests {
         check("now", 0, "2026-01-31T14:02:31.000Z");
         check("15m", 0, "2026-01-31T13:47:31.000Z");
         check("1.5s", 0, "2026-01-31T14:02:29.500Z");
+        check("1h30m", 0, "2026-01-31T12:32:31.000Z");
+        check("1m0.5s", 0, "2026-01-31T14:01:30.500Z");
         check("14:02", 0, "2026-01-31T14:02:00.000Z");
         check("14:03", 0, "2026-01-30T14:03:00.000Z");
         check("14:02:30", 3_600, "2026-01-31T13:02:30.000Z");
@@ -222,6 +234,9 @@ mod tests {
             "yesterday",
             "15",
             "15x",
+            "1h30",
+            "1h-30m",
+            "h",
             "25:00",
             "2025-02-29T00:00:00Z",
             "-5m",

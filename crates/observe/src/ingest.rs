@@ -233,6 +233,7 @@ impl Ingest {
                 Ok(())
             }
             Ok(appended) => {
+                counters.failing.store(false, Ordering::Relaxed);
                 counters.batches.fetch_add(1, Ordering::Relaxed);
                 counters
                     .rows
@@ -249,6 +250,7 @@ impl Ingest {
                 Ok(())
             }
             Err(error) => {
+                counters.failing.store(true, Ordering::Relaxed);
                 counters.failed.fetch_add(1, Ordering::Relaxed);
                 let why = chain(&error);
                 tracing::error!(

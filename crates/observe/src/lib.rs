@@ -15,6 +15,7 @@ mod live;
 mod members;
 mod proxies;
 pub mod query;
+mod seats;
 mod server;
 
 pub use live::Live;

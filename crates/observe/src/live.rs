@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Instant;
 
 use tokio::sync::watch;
@@ -54,6 +54,8 @@ pub struct IngestCounters {
     pub refused: AtomicU64,
     /// Batches that could not be written.
     pub failed: AtomicU64,
+    /// Whether the last batch that came could not be written.
+    pub failing: AtomicBool,
     /// Messages of a kind this version does not know.
     pub unknown: AtomicU64,
     /// Reports taken.
@@ -65,6 +67,8 @@ pub struct IngestCounters {
 pub struct SurfaceCounters {
     /// HTTP connections open now.
     pub connections: AtomicU64,
+    /// HTTP connections closed at once because as many requests were being answered as may be.
+    pub crowded: AtomicU64,
     /// Followers of the live stream.
     pub followers: AtomicU64,
     /// Records that followers missed because they were too slow.

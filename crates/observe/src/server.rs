@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -19,12 +19,13 @@ use whodunit_control::destination::Destinations;
 use whodunit_control::topology_file;
 use whodunit_store::{Store, StoreError};
 
-use crate::accept::{Acceptor, Connection};
+use crate::accept::{Acceptor, Connection, GREETING_WITHIN};
 use crate::http::{self, App};
 use crate::ingest::Ingest;
 use crate::live::Live;
 use crate::proxies::Proxies;
 use crate::query::Queries;
+use crate::seats::{Seat, Seats};
 use crate::stopped;
 
 /// Most HTTP connections at one time.
@@ -33,8 +34,12 @@ const HTTP_CONNECTIONS_MAX: usize = 512;
 /// Most gRPC connections at one time: one or two per proxy.
 const GRPC_CONNECTIONS_MAX: usize = 10_000;
 
-/// How long a client may take to send a head, and a connection may rest between two.
+/// How long a client may take to send a head, and a connection may rest between
+/// two. When all places are taken, who has waited longest makes room before that.
 const HEAD_WITHIN: Duration = Duration::from_secs(30);
+
+/// Open files that are left to the store when connections have taken theirs.
+const STORE_FILES: u64 = 256;
 
 /// Room for the head of one request.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -126,6 +131,7 @@ impl Server {
     pub async fn start(options: Options) -> Result<Running, ServerError> {
         check_loopback("--listen", options.http)?;
         check_loopback("--grpc-listen", options.grpc)?;
+        let connections = connections_max(raise_file_limit());
         let http = listen("--listen", options.http).await?;
         let grpc = listen("--grpc-listen", options.grpc).await?;
         let data_dir = options.store.dir.clone();
@@ -158,8 +164,10 @@ impl Server {
         let ingest = Ingest::new(store.clone(), live.clone(), stopping.clone());
         let queries = Queries::new(store.clone(), Some(live.clone()));
         let app = App::new(queries, live.clone(), stopping.clone());
-        let grpc = serve_grpc(grpc.0, destinations, ingest, stopping.clone());
-        let http = serve_http(http.0, http::router(app), live.clone(), stopping);
+        let grpc = Acceptor::new(grpc.0, connections.grpc);
+        let grpc = serve_grpc(grpc, destinations, ingest, stopping.clone());
+        let seats = Seats::new(connections.http);
+        let http = serve_http(http.0, seats, http::router(app), live.clone(), stopping);
         tracing::info!(http = %live.http, grpc = %live.grpc, data = %live.data_dir.display(), "server is ready");
         Ok(Running {
             live,
@@ -240,13 +248,43 @@ async fn listen(
     Ok((listener, bound))
 }
 
+/// How many connections are taken.
+#[derive(Debug, PartialEq, Eq)]
+struct Connections {
+    http: usize,
+    grpc: usize,
+}
+
+/// Raises the limit of open files as far as it goes, and returns it: each
+/// connection takes one, and the usual limit is 1,024.
+fn raise_file_limit() -> Option<u64> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+    getrlimit(Resource::Nofile).current
+}
+
+/// Divides open files so that no flood of connections keeps the store from its own.
+fn connections_max(files: Option<u64>) -> Connections {
+    let files = files.unwrap_or(u64::MAX);
+    let free = files.saturating_sub(STORE_FILES).max(files / 2);
+    let free = usize::try_from(free).unwrap_or(usize::MAX);
+    let http = HTTP_CONNECTIONS_MAX.min(free / 4).max(1);
+    Connections {
+        http,
+        grpc: GRPC_CONNECTIONS_MAX.min(free - http.min(free)).max(1),
+    }
+}
+
 async fn serve_grpc(
-    listener: TcpListener,
+    acceptor: Acceptor,
     destinations: Destinations,
     ingest: Ingest,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let incoming = Box::pin(Acceptor::new(listener, GRPC_CONNECTIONS_MAX).into_stream());
+    let incoming = Box::pin(acceptor.into_stream(GREETING_WITHIN));
     let served = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
@@ -265,18 +303,24 @@ async fn serve_grpc(
 
 async fn serve_http(
     listener: TcpListener,
+    seats: Seats,
     router: Router,
     live: Arc<Live>,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let acceptor = Acceptor::new(listener, HTTP_CONNECTIONS_MAX);
+    // Seats bound what is open; the acceptor only waits while one that was cut ends.
+    let acceptor = Acceptor::new(listener, 2 * seats.max());
     let mut connections = JoinSet::new();
     loop {
         let connection = tokio::select! {
             connection = acceptor.accept() => connection,
             () = stopped(&mut stopping) => break,
         };
-        let connection = serve_connection(connection, router.clone(), stopping.clone());
+        let Some(seat) = seats.take() else {
+            live.surface.crowded.fetch_add(1, Ordering::Relaxed);
+            continue;
+        };
+        let connection = serve_connection(connection, seat, router.clone(), stopping.clone());
         let live = live.clone();
         connections.spawn(async move {
             live.surface.connections.fetch_add(1, Ordering::Relaxed);
@@ -291,6 +335,7 @@ async fn serve_http(
 
 async fn serve_connection(
     connection: Connection,
+    seat: Seat,
     router: Router,
     mut stopping: watch::Receiver<bool>,
 ) {
@@ -298,10 +343,14 @@ async fn serve_connection(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WITHIN)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(connection), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(connection), seat.attend(router));
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = seat.cut() => {
+            tracing::debug!("an HTTP connection without a request made room for another");
+            return;
+        }
         () = stopped(&mut stopping) => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -309,5 +358,29 @@ async fn serve_connection(
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "an HTTP connection ended early");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_files_to_the_store() {
+        let (http, grpc) = (HTTP_CONNECTIONS_MAX, GRPC_CONNECTIONS_MAX);
+        assert_eq!(connections_max(None), Connections { http, grpc });
+        for files in [0, 1, 64, 1_024, 4_096, 20_000] {
+            let max = connections_max(Some(files));
+            let taken = (max.http + max.grpc) as u64;
+            assert!(files < 64 || taken <= files.saturating_sub(STORE_FILES).max(files / 2));
+            assert!(max.http >= 1 && max.grpc >= 1, "{files}");
+        }
+        assert_eq!(
+            connections_max(Some(1_024)),
+            Connections {
+                http: 192,
+                grpc: 576
+            }
+        );
     }
 }

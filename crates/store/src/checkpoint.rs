@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::boots::BootState;
 use crate::error::{StoreError, io_error};
+use crate::segment::GENERATION_MAX;
 
 /// The version this build writes and the newest it reads.
 pub(crate) const VERSION: u64 = 1;
@@ -73,7 +74,14 @@ pub(crate) fn read(dir: &Path) -> Result<Option<Checkpoint>, StoreError> {
             supported: VERSION,
         });
     }
-    serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+    let checkpoint: Checkpoint = serde_json::from_slice(&bytes).map_err(damaged)?;
+    if checkpoint.generation > GENERATION_MAX {
+        return Err(StoreError::Checkpoint {
+            path: path.clone(),
+            why: format!("there is no generation {}", checkpoint.generation),
+        });
+    }
+    Ok(Some(checkpoint))
 }
 
 /// Writes the checkpoint so that a crash leaves the old one or the new one.

@@ -132,7 +132,19 @@ impl Shared {
             keeping.retained_us = now_us;
             retained = self.retain(now_us);
         }
+        drop(keeping);
+        self.verify(1);
         flushed.and(retained)
+    }
+
+    /// Compares up to `files` files that were not read yet with their checksums,
+    /// so that damage is known before somebody asks for what is damaged.
+    pub(crate) fn verify(&self, files: usize) {
+        let segments = lock(&self.view).segments.clone();
+        let unverified = segments.iter().filter(|segment| segment.is_unverified());
+        for segment in unverified.take(files) {
+            self.damaged(segment, segment.verify());
+        }
     }
 
     fn flush_is_due(&self, now_us: i64) -> bool {
@@ -226,7 +238,7 @@ impl Shared {
         drop(rows);
         self.step("files written");
         let totals = lock(&self.view).totals;
-        checkpoint::write(
+        let checkpointed = checkpoint::write(
             &self.dir,
             &Checkpoint {
                 version: checkpoint::VERSION,
@@ -241,7 +253,11 @@ impl Shared {
                     .collect(),
                 totals,
             },
-        )?;
+        );
+        if let Err(error) = checkpointed {
+            segment::discard(&segments);
+            return Err(error);
+        }
         self.step("checkpoint written");
         {
             let mut view = lock(&self.view);
@@ -276,6 +292,9 @@ impl Shared {
         let mut left = 0;
         for (number, path) in files {
             if number <= generation {
+                if path.is_dir() {
+                    continue;
+                }
                 remove(&path)?;
                 self.step("one log file deleted");
             } else if number < present {

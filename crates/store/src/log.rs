@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use whodunit_model::BootId;
 
 use crate::boots::ProxyName;
+use crate::segment::GENERATION_MAX;
 
 /// First bytes of a log file; a version number follows.
 const FILE_MAGIC: [u8; 12] = *b"WHODUNIT-LOG";
@@ -239,7 +240,8 @@ pub(crate) fn list(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
         let number = path
             .extension()
             .filter(|extension| *extension == "log")
-            .and_then(|_| path.file_stem()?.to_str()?.parse().ok());
+            .and_then(|_| path.file_stem()?.to_str()?.parse().ok())
+            .filter(|number| *number <= GENERATION_MAX);
         if let Some(number) = number {
             files.push((number, path));
         }

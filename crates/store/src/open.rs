@@ -1,5 +1,6 @@
 //! Opening a data directory: what a crash left is put right here.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,9 @@ use crate::hot::Hot;
 use crate::log::{self, Step};
 use crate::options::Options;
 use crate::segment::{self, Listing, Segment};
-use crate::shared::{Counters, Ingest, Orders, Shared, View, chain, push_damage, segment_damage};
+use crate::shared::{
+    Counters, DAMAGES_MAX, Ingest, Orders, Shared, View, chain, push_damage, segment_damage,
+};
 use crate::stats::Damage;
 
 /// Batches are dated by when they came, records by when they ended: a damaged
@@ -31,15 +34,17 @@ pub(crate) fn open(options: Options) -> Result<Shared, StoreError> {
     }
     let lock_file = lock_dir(&dir)?;
     let mut listing = segment::list(&dir)?;
+    let files = log::list(&log_dir).map_err(io_error("read", &log_dir))?;
     let checkpoint = match checkpoint::read(&dir)? {
         Some(checkpoint) => checkpoint,
-        None => begin(&dir, &listing)?,
+        None => begin(&dir, &listing, &files)?,
     };
     clean(&mut listing, checkpoint.generation)?;
     let mut replayed = Replayed::new(&options, &checkpoint);
-    let files = log::list(&log_dir).map_err(io_error("read", &log_dir))?;
     for (number, path) in files {
-        if number <= checkpoint.generation {
+        if path.is_dir() {
+            replayed.no_file(number, &path);
+        } else if number <= checkpoint.generation {
             fs::remove_file(&path).map_err(io_error("delete", &path))?;
         } else {
             let bytes = fs::read(&path).map_err(io_error("read", &path))?;
@@ -107,7 +112,7 @@ fn open_file(path: &Path, options: Options) -> Result<Shared, StoreError> {
             rows,
             ..segment
         }],
-        unfinished: Vec::new(),
+        ..Listing::default()
     };
     let mut replayed = Replayed::new(&options, &Checkpoint::default());
     let view = view(listing, &mut replayed, Totals::default());
@@ -131,6 +136,10 @@ fn try_read(dir: &Path, options: &Options) -> Result<Option<Shared>, StoreError>
     let newest = files.last().map(|(number, _)| *number);
     for (number, path) in files {
         if number <= checkpoint.generation {
+            continue;
+        }
+        if path.is_dir() {
+            replayed.no_file(number, &path);
             continue;
         }
         match fs::read(&path) {
@@ -193,11 +202,27 @@ fn lock_dir(dir: &Path) -> Result<File, StoreError> {
 }
 
 /// Writes the first checkpoint of a directory, or one in place of one that is missing.
-fn begin(dir: &Path, listing: &Listing) -> Result<Checkpoint, StoreError> {
+fn begin(dir: &Path, listing: &Listing, log: &[(u64, PathBuf)]) -> Result<Checkpoint, StoreError> {
     let generations = listing.segments.iter().map(|segment| segment.generation);
+    let generations: BTreeSet<u64> = generations.collect();
+    let mut newest = generations.into_iter().rev();
+    let mut generation = newest.next().unwrap_or(0);
+    // If the log that the newest files were made of is still there, they may not be all:
+    // the log is.
+    let before = newest.next().unwrap_or(0);
+    let is_there = |number: u64| {
+        log.binary_search_by_key(&number, |(number, _)| *number)
+            .is_ok()
+    };
+    if generation > before
+        && generation - before <= log.len() as u64
+        && (before + 1..=generation).all(is_there)
+    {
+        generation = before;
+    }
     let checkpoint = Checkpoint {
         version: checkpoint::VERSION,
-        generation: generations.max().unwrap_or(0),
+        generation,
         ..Checkpoint::default()
     };
     if checkpoint.generation > 0 {
@@ -236,6 +261,8 @@ struct Replayed {
     boots: Boots,
     hot: Hot,
     damages: Vec<Damage>,
+    /// Things with names of ours that are not what these names say.
+    foreign: Vec<Damage>,
     damaged: u64,
     bytes: u64,
     /// When the last batch came.
@@ -264,6 +291,7 @@ impl Replayed {
             boots,
             hot: Hot::new(options.follow_rows),
             damages: Vec::new(),
+            foreign: Vec::new(),
             damaged: 0,
             bytes: 0,
             received_us: None,
@@ -315,6 +343,11 @@ impl Replayed {
                 }
             }
         }
+        if bytes.is_empty() {
+            // Even a file without batches has a header.
+            let why = "the file is empty: if it held batches, they are lost".to_owned();
+            self.torn = Some(self.describe(path, None, why, None));
+        }
         self.bytes += bytes.len() as u64;
         self.last = Some(LastFile {
             number,
@@ -323,6 +356,24 @@ impl Replayed {
             length: bytes.len() as u64,
         });
         Ok(())
+    }
+
+    /// Passes by something that has the name of a log file but is none.
+    fn no_file(&mut self, number: u64, path: &Path) {
+        if let Some(torn) = self.torn.take() {
+            self.damage(torn);
+        }
+        let why = "it is not a file and was skipped: move it away".to_owned();
+        let damage = self.describe(path, None, why, None);
+        self.foreign.push(damage);
+        if number > self.generation {
+            self.last = Some(LastFile {
+                number,
+                has_header: false,
+                good: 0,
+                length: 0,
+            });
+        }
     }
 
     fn frame(&mut self, path: &Path, frame: &log::Frame<'_>) -> Result<(), StoreError> {
@@ -438,6 +489,12 @@ impl Replayed {
 
 fn view(listing: Listing, replayed: &mut Replayed, totals: Totals) -> View {
     let mut file_damages = Vec::new();
+    let mut foreign = listing.damages;
+    foreign.append(&mut replayed.foreign);
+    for damage in &foreign {
+        tracing::warn!(place = damage.what, why = damage.why, "not what it seems");
+    }
+    foreign.truncate(DAMAGES_MAX);
     for segment in &listing.segments {
         if let Some(why) = segment.damage.get() {
             let damage = segment_damage(segment, why.clone());
@@ -455,6 +512,7 @@ fn view(listing: Listing, replayed: &mut Replayed, totals: Totals) -> View {
         segments: Arc::new(listing.segments.into_iter().map(Arc::new).collect()),
         log_damages: std::mem::take(&mut replayed.damages),
         file_damages,
+        foreign,
         totals: Totals {
             damaged_frames: totals.damaged_frames + replayed.damaged,
             ..totals

@@ -2,7 +2,8 @@
 //!
 //! A file holds rows of one hour and never changes. Its name says what a query
 //! needs to pass it by: the generation that made it, its first and last
-//! moment, and how many rows it has.
+//! moment, and how many rows it has; and the checksum of its bytes, because
+//! Parquet pages have none and a flipped bit would otherwise be a wrong number.
 
 mod read;
 mod write;
@@ -10,15 +11,18 @@ mod write;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, OnceLock};
+use std::time::SystemTime;
 
 use whodunit_model::time::civil_from_days;
 
 use crate::error::{StoreError, io_error};
+use crate::shared::lock;
+use crate::stats::Damage;
 
 pub(crate) use read::{Outcome, read, read_summary};
-pub(crate) use write::write;
+pub(crate) use write::{discard, write};
 
 /// Rows of a row group, at most. Small enough that one group is sorted in memory,
 /// large enough that dictionaries pay: 14.7 bytes per row against 15.2 at 65,536.
@@ -32,6 +36,9 @@ const HOUR_MAX: i64 = 70_389_527;
 
 /// Where the files lie below a data directory.
 pub(crate) const FOLDER: &str = "requests/v1";
+
+/// The highest generation: what a name or a checkpoint says above it is not ours.
+pub(crate) const GENERATION_MAX: u64 = u64::MAX / 4;
 
 /// What begins the name of a file that is not finished.
 const TEMPORARY: &str = ".tmp-";
@@ -50,6 +57,10 @@ pub(crate) struct Segment {
     pub(crate) last_us: i64,
     pub(crate) rows: u64,
     pub(crate) bytes: u64,
+    /// CRC-32 of all its bytes, if its name says it.
+    pub(crate) sum: Option<u32>,
+    /// When the file that matched the checksum was last changed, and its length.
+    pub(crate) verified: Mutex<Option<(SystemTime, u64)>>,
     /// What is wrong with all of it, if that was seen when it was listed.
     pub(crate) damage: OnceLock<String>,
     /// All or part of it could not be read.
@@ -75,12 +86,14 @@ struct Name {
     from_us: i64,
     last_us: i64,
     rows: u64,
+    sum: Option<u32>,
 }
 
 impl Name {
     fn text(self) -> String {
+        let sum = self.sum.map_or(String::new(), |sum| format!("-{sum:08x}"));
         format!(
-            "{:010}-{:016x}-{:016x}-{}.parquet",
+            "{:010}-{:016x}-{:016x}-{}{sum}.parquet",
             self.generation,
             u64::from_ne_bytes(self.from_us.to_ne_bytes()),
             u64::from_ne_bytes(self.last_us.to_ne_bytes()),
@@ -97,13 +110,18 @@ impl Name {
         };
         let (from_us, last_us) = (time()?, time()?);
         let rows = parts.next()?.parse().ok()?;
+        let sum = match parts.next() {
+            Some(sum) => Some(u32::from_str_radix(sum, 16).ok()?),
+            None => None,
+        };
         let name = Self {
             generation,
             from_us,
             last_us,
             rows,
+            sum,
         };
-        parts.next().is_none().then_some(name)
+        (parts.next().is_none() && generation <= GENERATION_MAX).then_some(name)
     }
 }
 
@@ -113,6 +131,20 @@ pub(crate) struct Listing {
     pub(crate) segments: Vec<Segment>,
     /// Files that were not finished.
     pub(crate) unfinished: Vec<PathBuf>,
+    /// Folders that cannot be read because they are none.
+    pub(crate) damages: Vec<Damage>,
+}
+
+impl Listing {
+    /// Notes that `path` is no folder, though its name says that it holds these hours.
+    fn no_folder(&mut self, path: PathBuf, hours: std::ops::Range<i64>) {
+        self.damages.push(Damage {
+            what: path.display().to_string(),
+            why: "it is not a folder and was skipped: move it away".to_owned(),
+            from_us: hours.start.saturating_mul(HOUR_US),
+            last_us: hours.end.saturating_mul(HOUR_US).saturating_sub(1),
+        });
+    }
 }
 
 /// Lists the files of records below `dir`, which may not exist.
@@ -126,6 +158,10 @@ pub(crate) fn list(dir: &Path) -> Result<Listing, StoreError> {
         let Some(day) = parse_date(&date) else {
             continue;
         };
+        if !day_path.is_dir() {
+            listing.no_folder(day_path, day * 24..day * 24 + 24);
+            continue;
+        }
         for (hour, hour_path) in folders(&day_path, "hour=")? {
             let Some(hour) = hour
                 .parse::<i64>()
@@ -134,7 +170,12 @@ pub(crate) fn list(dir: &Path) -> Result<Listing, StoreError> {
             else {
                 continue;
             };
-            list_hour(&hour_path, day * 24 + hour, &mut listing)?;
+            let hour = day * 24 + hour;
+            if hour_path.is_dir() {
+                list_hour(&hour_path, hour, &mut listing)?;
+            } else {
+                listing.no_folder(hour_path, hour..hour + 1);
+            }
         }
     }
     listing
@@ -148,7 +189,7 @@ fn list_hour(folder: &Path, hour: i64, listing: &mut Listing) -> Result<(), Stor
         let path = entry.path();
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
-        if name.starts_with(TEMPORARY) {
+        if name.starts_with(TEMPORARY) && !path.is_dir() {
             listing.unfinished.push(path);
         } else if name.ends_with(".parquet") {
             listing.segments.push(open(path, hour));
@@ -187,6 +228,7 @@ pub(crate) fn open(path: PathBuf, hour: i64) -> Segment {
             from_us,
             last_us,
             rows,
+            sum: None,
         }
     });
     Segment {
@@ -197,8 +239,55 @@ pub(crate) fn open(path: PathBuf, hour: i64) -> Segment {
         last_us: name.last_us,
         rows: name.rows,
         bytes,
+        sum: name.sum,
+        verified: Mutex::default(),
         is_hurt: AtomicBool::new(damage.get().is_some()),
         damage,
+    }
+}
+
+impl Segment {
+    /// Says whether the file can and should be compared with its checksum.
+    pub(crate) fn is_unverified(&self) -> bool {
+        self.sum.is_some() && self.damage.get().is_none() && lock(&self.verified).is_none()
+    }
+
+    /// Compares the file with its checksum, unless that was done since it last changed.
+    pub(crate) fn verify(&self) -> Outcome {
+        if let Some(damage) = self.damage.get() {
+            return Outcome::Damaged(damage.clone());
+        }
+        match self.sum.map(|sum| self.matches(sum)) {
+            None | Some(Ok(true)) => Outcome::Whole,
+            Some(Ok(false)) => {
+                let why = "its bytes are not those that were written: the checksum in its name \
+                           does not match";
+                Outcome::Damaged(self.damage.get_or_init(|| why.to_owned()).clone())
+            }
+            Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => Outcome::Gone,
+            Some(Err(error)) => Outcome::Damaged(error.to_string()),
+        }
+    }
+
+    fn matches(&self, sum: u32) -> io::Result<bool> {
+        let mut file = File::open(&self.path)?;
+        let metadata = file.metadata()?;
+        let present = (metadata.modified()?, metadata.len());
+        let mut verified = lock(&self.verified);
+        if *verified == Some(present) {
+            return Ok(true);
+        }
+        let mut hasher = crc32fast::Hasher::new();
+        let mut bytes = vec![0; 1 << 16];
+        loop {
+            match file.read(&mut bytes)? {
+                0 => break,
+                count => hasher.update(&bytes[..count]),
+            }
+        }
+        let is_whole = hasher.finalize() == sum;
+        *verified = is_whole.then_some(present);
+        Ok(is_whole)
     }
 }
 
@@ -259,9 +348,16 @@ mod tests {
                 from_us,
                 last_us: from_us,
                 rows: 9,
+                sum: None,
+            };
+            assert_eq!(Name::parse(&name.text()), Some(name));
+            let name = Name {
+                sum: Some(0xbeef),
+                ..name
             };
             assert_eq!(Name::parse(&name.text()), Some(name));
         }
+        assert_eq!(Name::parse("18446744073709551615-0-0-0.parquet"), None);
         assert_eq!(Name::parse("mine.parquet"), None);
         assert_eq!(Name::parse("a-b-c-d.parquet"), None);
     }

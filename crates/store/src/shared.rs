@@ -114,6 +114,8 @@ pub(crate) struct View {
     pub(crate) segments: Arc<Vec<Arc<Segment>>>,
     pub(crate) log_damages: Vec<Damage>,
     pub(crate) file_damages: Vec<Damage>,
+    /// Things with names of ours that are not what these names say.
+    pub(crate) foreign: Vec<Damage>,
     pub(crate) totals: Totals,
     pub(crate) last_error: Option<String>,
 }
@@ -365,18 +367,19 @@ impl Shared {
         };
         let mut on_damage = |segment: &Arc<Segment>, outcome| self.damaged(segment, outcome);
         let mut scanned = scan::scan(snapshot, scan, &mut on_damage)?;
-        let frames = lock(&self.view)
-            .log_damages
-            .iter()
+        let view = lock(&self.view);
+        let frames = view.log_damages.iter().chain(&view.foreign);
+        let frames = frames
             .filter(|damage| damage.last_us >= scan.from_us && damage.from_us < scan.until_us)
             .count();
+        drop(view);
         scanned.damaged += frames as u64;
         scanned.complete &= frames == 0;
         Ok(scanned)
     }
 
     /// Hears of a file that could not be read whole; says whether that is damage.
-    fn damaged(&self, segment: &Arc<Segment>, outcome: segment::Outcome) -> bool {
+    pub(crate) fn damaged(&self, segment: &Arc<Segment>, outcome: segment::Outcome) -> bool {
         let why = match outcome {
             segment::Outcome::Whole => return false,
             segment::Outcome::Damaged(why) => why,

@@ -335,6 +335,12 @@ impl Store {
         }
     }
 
+    /// Compares every file that was not read yet with its checksum. Reads all of
+    /// history once; what is damaged is in [`Store::stats`] afterwards.
+    pub fn verify(&self) {
+        self.owner.shared.verify(usize::MAX);
+    }
+
     /// Returns the state of the store in numbers.
     #[must_use]
     pub fn stats(&self) -> StoreStats {

@@ -104,11 +104,17 @@ impl Blame {
 }
 
 /// Reads the failure off the rows of one hop. What the client broke is no failure.
-fn fault(hops: &Hops<'_>, hop: usize) -> Option<Fault> {
+fn fault(hops: &Hops<'_>, index: usize) -> Option<Fault> {
     let rows = hops.rows;
-    let hop = &hops.hops[hop];
+    let hop = &hops.hops[index];
     if hop.standing == Standing::Open {
-        return None;
+        // Its caller may have answered without waiting for it any longer.
+        return hops.is_unanswered(index).then_some(Fault {
+            origin: Origin::Server,
+            cause: Cause::ClientCancelled,
+            at_callee: true,
+            abandoned: true,
+        });
     }
     let failure = |row: usize| {
         rows.failed(row)
@@ -228,7 +234,9 @@ fn explanation(
             continue;
         };
         let (_, child_end) = hops.span(child);
-        let child_duration = hops.duration_us(child);
+        let child_duration = hops
+            .known_us(child)
+            .min(duration.max(hops.duration_us(child)));
         let took_most = child_duration >= duration / 2;
         let explains = if below.abandoned {
             let usual = usual.get(&place(hops, child)).copied();

@@ -3,6 +3,7 @@
 use whodunit_model::{Rows, Symbol};
 
 use super::blame::Blame;
+use super::suspects::Signal;
 use crate::hops::{Hops, Standing};
 use crate::stat::service_names;
 use crate::symbols::{FastMap, Name};
@@ -14,8 +15,10 @@ pub(super) struct Case<'a> {
     pub(super) blame: Blame,
     pub(super) window: Window,
     services: FastMap<Name, Symbol>,
-    /// Finished calls per callee, by the moment they ended.
+    /// Calls per callee that finished or were given up on, by the moment they ended.
     calls: FastMap<Name, Vec<usize>>,
+    /// The same, and those still waiting for an answer by the moment they were last seen.
+    waits: FastMap<Name, Vec<usize>>,
 }
 
 impl<'a> Case<'a> {
@@ -23,14 +26,18 @@ impl<'a> Case<'a> {
         let hops = Hops::new(rows, window, false);
         let blame = Blame::new(&hops);
         let mut calls: FastMap<Name, Vec<usize>> = FastMap::default();
+        let mut waits: FastMap<Name, Vec<usize>> = FastMap::default();
         let mut ended = Vec::new();
         for (index, hop) in hops.hops.iter().enumerate() {
-            if hop.standing != Standing::Open {
+            if hop.standing != Standing::Open || blame.faults[index].is_some() {
                 calls.entry(hop.callee).or_default().push(index);
                 ended.push(rows.at_us[hop.row()]);
             }
+            if hop.standing != Standing::Open || hops.is_unanswered(index) {
+                waits.entry(hop.callee).or_default().push(index);
+            }
         }
-        for calls in calls.values_mut() {
+        for calls in calls.values_mut().chain(waits.values_mut()) {
             calls.sort_unstable_by_key(|&hop| (rows.at_us[hops.hops[hop].row()], hop));
         }
         // An open window is told by what is in it.
@@ -54,6 +61,7 @@ impl<'a> Case<'a> {
             window,
             services: service_names(rows),
             calls,
+            waits,
         }
     }
 
@@ -61,9 +69,18 @@ impl<'a> Case<'a> {
         self.hops.rows
     }
 
-    /// Finished calls of a callee, by the moment they ended.
+    /// Calls of a callee that finished or were given up on, by the moment they ended.
     pub(super) fn calls_of(&self, callee: Name) -> &[usize] {
         self.calls.get(&callee).map_or(&[], Vec::as_slice)
+    }
+
+    /// The calls of a callee that can show `signal`, by the moment they ended: a call
+    /// that waits for its answer has not failed, but it takes long.
+    pub(super) fn calls_showing(&self, signal: Signal, callee: Name) -> &[usize] {
+        match signal {
+            Signal::Failures => self.calls_of(callee),
+            Signal::Latency => self.waits.get(&callee).map_or(&[], Vec::as_slice),
+        }
     }
 
     /// How many callees there are.

@@ -8,7 +8,8 @@ use whodunit_model::{Cause, Origin};
 use super::case::Case;
 use super::slow::{network_time_us, own_share, own_time_us};
 use super::suspects::{Signal, Suspect};
-use super::{Checked, Evidence, Level};
+use super::{Checked, Evidence, Level, Options};
+use crate::hops::Standing;
 use crate::numbers::{count, ratio};
 use crate::symbols::Name;
 
@@ -21,7 +22,18 @@ pub(super) fn cause(suspect: &Suspect) -> &'static str {
 }
 
 /// What to say when nothing stands out.
-pub(super) fn nothing(case: &Case<'_>, checked: &Checked) -> String {
+pub(super) fn nothing(case: &Case<'_>, checked: &Checked, options: &Options) -> String {
+    if let Some(asked) = &options.service
+        && checked.requests > 0
+        && !is_known(case, asked)
+    {
+        return format!(
+            "nothing stands out: none of {} from {} to {} UTC is to or from `{asked}`",
+            counted(checked.requests, "request"),
+            clock(checked.from_us),
+            clock(checked.until_us),
+        );
+    }
     let failed = case.blame.faults.iter().flatten().count();
     let failed = match failed {
         0 => "none failed".to_owned(),
@@ -42,6 +54,14 @@ pub(super) fn nothing(case: &Case<'_>, checked: &Checked) -> String {
         clock(checked.from_us),
         clock(checked.until_us),
     )
+}
+
+/// Whether any call is to or from a service or workload of this name.
+fn is_known(case: &Case<'_>, asked: &str) -> bool {
+    case.hops.hops.iter().any(|hop| {
+        let names = [name(case, hop.callee), name(case, hop.caller)];
+        names.contains(&asked) || case.service(hop.callee) == asked
+    })
 }
 
 /// The verdict in one sentence.
@@ -96,7 +116,25 @@ pub(super) fn verdict(
     )
 }
 
+/// How many of the suspect's calls had no answer when they were last seen.
+fn hanging(case: &Case<'_>, suspect: &Suspect) -> u64 {
+    let open = |hop: &&usize| case.hops.hops[**hop].standing == Standing::Open;
+    count(suspect.own.iter().filter(open).count())
+}
+
+/// Whether most of the suspect's slow calls were not over yet.
+fn is_hanging(case: &Case<'_>, suspect: &Suspect) -> bool {
+    2 * hanging(case, suspect) > count(suspect.own.len())
+}
+
 fn slow_words(case: &Case<'_>, suspect: &Suspect, who: &str) -> String {
+    if is_hanging(case, suspect) {
+        return format!(
+            "{who} hangs: {} of {} calls have no answer",
+            hanging(case, suspect),
+            suspect.calls.len()
+        );
+    }
     let (now, before) = times(case, suspect);
     let verb = if suspect.origin == Origin::Network {
         format!("the way to {who} takes {}", milliseconds(now))
@@ -157,6 +195,10 @@ fn name<'a>(case: &Case<'a>, callee: Name) -> &'a str {
 
 /// ` with gRPC UNKNOWN`, ` with HTTP 500`: the answer most failures have.
 fn answer(case: &Case<'_>, suspect: &Suspect) -> String {
+    // What a proxy answers in place of the callee is no answer of the callee.
+    if !suspect.cause.is_application() {
+        return String::new();
+    }
     let rows = case.rows();
     let mut votes = std::collections::BTreeMap::<String, u64>::new();
     for &hop in &suspect.own {
@@ -245,15 +287,24 @@ pub(super) fn evidence(case: &Case<'_>, suspect: &Suspect) -> Vec<Evidence> {
         ),
         Signal::Latency => {
             let (now, before) = times(case, suspect);
-            let says = match before {
-                Some(before) => format!(
-                    "the median call to {who} takes {}, before it took {}",
-                    milliseconds(now),
-                    milliseconds(before)
-                ),
-                None => format!("the median call to {who} takes {}", milliseconds(now)),
-            };
-            add(says, ratio(now.max(0).unsigned_abs(), 1_000), own_calls);
+            let hanging = hanging(case, suspect);
+            if is_hanging(case, suspect) {
+                add(
+                    format!("{hanging} of {requests} calls to {who} have no answer"),
+                    ratio(hanging, requests),
+                    own_calls,
+                );
+            } else {
+                let says = match before {
+                    Some(before) => format!(
+                        "the median call to {who} takes {}, before it took {}",
+                        milliseconds(now),
+                        milliseconds(before)
+                    ),
+                    None => format!("the median call to {who} takes {}", milliseconds(now)),
+                };
+                add(says, ratio(now.max(0).unsigned_abs(), 1_000), own_calls);
+            }
             let suffered: Vec<usize> = suspect.suffered.iter().copied().collect();
             let share = own_share(case, &suspect.own, &suffered);
             let (_, workload, route) = case.place_texts(suspect.symptom);
@@ -270,10 +321,14 @@ pub(super) fn evidence(case: &Case<'_>, suspect: &Suspect) -> Vec<Evidence> {
             }
         }
     }
+    let what = match suspect.signal {
+        Signal::Failures => "failed",
+        Signal::Latency => "were that slow",
+    };
     let (elsewhere, elsewhere_failed) = suspect.elsewhere;
     if elsewhere > 0 {
         add(
-            format!("elsewhere {elsewhere_failed} of {elsewhere} such calls failed"),
+            format!("elsewhere {elsewhere_failed} of {elsewhere} such calls {what}"),
             ratio(elsewhere_failed, elsewhere),
             command(case, suspect, "stat instance", suspect.callee, ""),
         );
@@ -289,12 +344,12 @@ pub(super) fn evidence(case: &Case<'_>, suspect: &Suspect) -> Vec<Evidence> {
             routes(case, suspect, suspect.callee),
         );
     }
-    if suspect.before.0 > 0 {
-        let (requests, failed) = suspect.before;
-        let what = match suspect.signal {
-            Signal::Failures => "failed",
-            Signal::Latency => "were that slow",
-        };
+    let (requests, failed) = match suspect.signal {
+        Signal::Failures => suspect.before,
+        Signal::Latency if suspect.no_baseline => (0, 0),
+        Signal::Latency => slow_before(case, suspect),
+    };
+    if requests > 0 {
         add(
             format!(
                 "before {} UTC, {failed} of {requests} {what}",
@@ -401,55 +456,111 @@ pub(super) fn victim_lost(case: &Case<'_>, first: &Suspect, failed: u64, own: u6
 
 /// The command that lists the suspect's bad calls.
 fn own_calls(case: &Case<'_>, suspect: &Suspect) -> String {
-    let mut flags = String::new();
-    if let Some(route) = suspect.route {
-        flags.push_str(&format!(
-            " --route {}",
-            quoted(short(case.hops.text(route)))
-        ));
+    if is_hanging(case, suspect) {
+        return command(case, suspect, "stat route", suspect.callee, " -o wide");
     }
-    if suspect.signal == Signal::Failures {
-        flags.push_str(" --failed");
+    let mut flags = match suspect.signal {
+        Signal::Failures => " --failed".to_owned(),
+        Signal::Latency => format!(" --min-latency {}ms", least_us(case, suspect) / 1_000),
+    };
+    for (field, value) in [("instance", suspect.instance), ("version", suspect.version)] {
+        if let Some(value) = value {
+            let term = format!("{field}={}", case.hops.text(value));
+            flags.push_str(&format!(" --where {}", quoted(&term)));
+        }
+    }
+    listed(
+        case,
+        suspect,
+        &flags,
+        (suspect.since_us, until_us(case, suspect)),
+    )
+}
+
+/// The command that lists calls to the suspect that have `flags`.
+fn listed(case: &Case<'_>, suspect: &Suspect, flags: &str, range: (i64, i64)) -> String {
+    let callee = quoted(name(case, suspect.callee));
+    let place = if recorded_there(case, suspect) {
+        format!(" workload/{callee}")
     } else {
-        let least = suspect
+        // Only the callers saw it.
+        let callers: std::collections::BTreeSet<&str> = suspect
             .own
             .iter()
-            .map(|&hop| case.rows().latency_us[case.hops.hops[hop].row()])
-            .min();
-        let least_ms = least.unwrap_or_default().max(0) / 1_000;
-        flags.push_str(&format!(" --min-latency {least_ms}ms"));
-    }
-    let recorded_there = suspect
-        .own
-        .iter()
-        .any(|&hop| case.hops.hops[hop].inbound.is_some());
-    if recorded_there {
-        return command(case, suspect, "tap", suspect.callee, &flags);
-    }
-    // Only the callers saw it.
-    let callee = quoted(name(case, suspect.callee));
-    let callers: std::collections::BTreeSet<&str> = suspect
-        .own
-        .iter()
-        .map(|&hop| name(case, case.hops.hops[hop].caller))
-        .filter(|caller| !caller.is_empty())
-        .collect();
-    let caller = callers.into_iter().next().unwrap_or_default();
-    let kind_and_name = match caller {
-        "" => "tap".to_owned(),
-        caller => format!("tap workload/{}", quoted(caller)),
+            .map(|&hop| name(case, case.hops.hops[hop].caller))
+            .filter(|caller| !caller.is_empty())
+            .collect();
+        // One caller is named, several are not told apart.
+        let mut callers = callers.into_iter();
+        match (callers.next(), callers.next()) {
+            (Some(caller), None) => format!(" workload/{} --to {callee}", quoted(caller)),
+            _ => format!(" --to {callee}"),
+        }
     };
-    let flags = format!(" --to {callee}{flags}");
-    finish(case, suspect, &kind_and_name, &flags)
+    let route = suspect.route.map_or_else(String::new, |route| {
+        format!(" --route {}", quoted(short(case.hops.text(route))))
+    });
+    let (from_us, until_us) = range;
+    format!(
+        "whodunit tap{place}{}{route}{flags} --since {} --until {}",
+        namespace(case, suspect.callee),
+        format_utc(from_us),
+        format_utc(until_us)
+    )
+}
+
+/// Whether a proxy beside the suspect saw the bad calls.
+fn recorded_there(case: &Case<'_>, suspect: &Suspect) -> bool {
+    let mut own = suspect.own.iter();
+    own.any(|&hop| case.hops.hops[hop].inbound.is_some())
+}
+
+/// Latency of a hop as the command that lists the suspect's calls sees it, µs.
+fn listed_us(case: &Case<'_>, hop: usize, there: bool) -> i64 {
+    let hop = &case.hops.hops[hop];
+    let row = if there { hop.callee_row() } else { hop.row() };
+    case.rows().latency_us[row].max(0)
+}
+
+/// Latency of the fastest of the suspect's slow calls, µs.
+fn least_us(case: &Case<'_>, suspect: &Suspect) -> i64 {
+    let there = recorded_there(case, suspect);
+    let own = suspect.own.iter();
+    own.map(|&hop| listed_us(case, hop, there))
+        .min()
+        .unwrap_or_default()
+}
+
+/// Finished calls of the suspect's routes that ended before it began, and how many of
+/// these were as slow as its slow ones.
+fn slow_before(case: &Case<'_>, suspect: &Suspect) -> (u64, u64) {
+    let there = recorded_there(case, suspect);
+    let limit_us = least_us(case, suspect) / 1_000 * 1_000;
+    let mut tally = (0, 0);
+    for &hop in case.calls_of(suspect.callee) {
+        let same = suspect
+            .route
+            .is_none_or(|route| case.hops.hops[hop].route == route);
+        if same && case.at_us(hop) < suspect.since_us {
+            tally.0 += 1;
+            tally.1 += u64::from(listed_us(case, hop, there) >= limit_us);
+        }
+    }
+    tally
 }
 
 fn routes(case: &Case<'_>, suspect: &Suspect, callee: Name) -> String {
     let what = format!("routes workload/{}", quoted(name(case, callee)));
-    finish(case, suspect, &what, "")
+    finish(case, suspect, callee, &what, "")
 }
 
-/// The command that lists the suspect's calls before it began.
+/// The command that shows the suspect's calls before it began.
 fn before(case: &Case<'_>, suspect: &Suspect) -> String {
+    if suspect.signal == Signal::Latency {
+        let flags = format!(" --min-latency {}ms", least_us(case, suspect) / 1_000);
+        let range = (case.window.from_us, suspect.since_us);
+        return listed(case, suspect, &flags, range);
+    }
     let what = format!("routes workload/{}", quoted(name(case, suspect.callee)));
     let namespace = namespace(case, suspect.callee);
     format!(
@@ -462,22 +573,26 @@ fn before(case: &Case<'_>, suspect: &Suspect) -> String {
 fn command(case: &Case<'_>, suspect: &Suspect, verb: &str, callee: Name, flags: &str) -> String {
     let name = quoted(name(case, callee));
     let what = match verb {
-        "stat instance" => format!("{verb} --to {name}"),
+        "stat instance" | "stat route" => format!("{verb} --to {name}"),
         _ => format!("{verb} workload/{name}"),
     };
-    finish(case, suspect, &what, flags)
+    finish(case, suspect, callee, &what, flags)
 }
 
-fn finish(case: &Case<'_>, suspect: &Suspect, what: &str, flags: &str) -> String {
-    let until_us = suspect
-        .until_us
-        .map_or(case.window.until_us, |us| us.saturating_add(1_000));
+fn finish(case: &Case<'_>, suspect: &Suspect, about: Name, what: &str, flags: &str) -> String {
     format!(
         "whodunit {what}{}{flags} --since {} --until {}",
-        namespace(case, suspect.callee),
+        namespace(case, about),
         format_utc(suspect.since_us),
-        format_utc(until_us)
+        format_utc(until_us(case, suspect))
     )
+}
+
+/// The end of the bad stretch for a command, µs: its last request included.
+fn until_us(case: &Case<'_>, suspect: &Suspect) -> i64 {
+    suspect
+        .until_us
+        .map_or(case.window.until_us, |us| us.saturating_add(1_000))
 }
 
 fn namespace(case: &Case<'_>, callee: Name) -> String {

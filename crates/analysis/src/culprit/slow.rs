@@ -5,6 +5,7 @@
 //! notice. Each slow request is then followed down: if most of the time it takes
 //! longer than usual is spent waiting for a callee, the callee has to answer for
 //! it, and so on, until a call is reached whose own time grew, or whose way there did.
+//! A request that is still without an answer took at least as long as it was last seen.
 
 use whodunit_model::latency::exact_quantile;
 use whodunit_model::{Cause, Origin, Symbol};
@@ -30,6 +31,10 @@ const MEDIAN_RISE_US: i64 = 30_000;
 /// Where only some requests become slow: slower than three times the median by at
 /// least this, µs.
 const TAIL_RISE_US: i64 = 50_000;
+
+/// Where only some requests become slow, one in this many must: the busy moments of a
+/// healthy machine concern fewer.
+const TAIL_PART: usize = 50;
 
 /// What took this long from the start has no earlier time to compare with, and is
 /// still worth a hint: people notice a wait of 400 ms (Doherty and Thadani, 1982).
@@ -59,7 +64,12 @@ pub(super) fn slow(case: &Case<'_>) -> (Vec<Trouble>, Vec<Trouble>) {
     let mut routes: FastMap<(Name, Symbol), Vec<usize>> = FastMap::default();
     for (index, hop) in case.hops.hops.iter().enumerate() {
         let failed = case.blame.faults[index].is_some();
-        if case.blame.entry[index] && hop.standing != Standing::Retried && !failed {
+        let told = match hop.standing {
+            Standing::Final => true,
+            Standing::Retried => false,
+            Standing::Open => case.hops.is_unanswered(index),
+        };
+        if case.blame.entry[index] && told && !failed {
             routes
                 .entry(place(&case.hops, index))
                 .or_default()
@@ -96,7 +106,9 @@ pub(super) fn slow(case: &Case<'_>) -> (Vec<Trouble>, Vec<Trouble>) {
 fn waited_us(case: &Case<'_>, hop: usize) -> i64 {
     let row = case.hops.hops[hop].row();
     let rows = case.rows();
-    if rows.is_final(row) && rows.cause[row] != Cause::ClientCancelled {
+    if case.hops.is_unanswered(hop) {
+        case.hops.known_us(hop)
+    } else if rows.is_final(row) && rows.cause[row] != Cause::ClientCancelled {
         rows.latency_us[row].max(0)
     } else {
         rows.duration_us[row].max(0)
@@ -105,19 +117,24 @@ fn waited_us(case: &Case<'_>, hop: usize) -> i64 {
 
 fn slow_entries(case: &Case<'_>, entries: &[usize]) -> Option<Slow> {
     let values: Vec<i64> = entries.iter().map(|&hop| waited_us(case, hop)).collect();
-    let over = |limit: i64, from: usize| -> Vec<usize> {
+    // What has no answer yet may take any time: it is slow once it takes longer than usual.
+    let over = |limit: i64, usual: i64, from: usize| -> Vec<usize> {
         (from..entries.len())
-            .filter(|&index| values[index] > limit)
+            .filter(|&index| {
+                let unanswered = case.hops.is_unanswered(entries[index]);
+                values[index] > if unanswered { usual } else { limit }
+            })
             .map(|index| entries[index])
             .collect()
     };
     if let Some((since, limit)) = risen(&values).or_else(|| risen_tail(&values)) {
+        let usual = median(&mut values[..since].to_vec()).map_or(limit, tail_us);
         return Some(Slow {
-            entries: over(limit, since),
+            entries: over(limit, limit.min(usual), since),
             since: Some(since),
         });
     }
-    let slow = over(SLOW_US - 1, 0);
+    let slow = over(SLOW_US - 1, SLOW_US - 1, 0);
     let many = slow.len() >= SIDE_MIN && ALWAYS_PART * slow.len() >= entries.len();
     many.then_some(Slow {
         entries: slow,
@@ -139,15 +156,20 @@ fn risen(values: &[i64]) -> Option<(usize, i64)> {
     rose.then_some((rise.at, limit))
 }
 
+/// Latency above which a request is slow where the median is usual, µs.
+const fn tail_us(median_us: i64) -> i64 {
+    median_us.saturating_mul(3).saturating_add(TAIL_RISE_US)
+}
+
 /// Where some requests became slow while most did not, and the latency above which one is.
 fn risen_tail(values: &[i64]) -> Option<(usize, i64)> {
-    let limit = median(&mut values.to_vec())?
-        .saturating_mul(3)
-        .saturating_add(TAIL_RISE_US);
+    let limit = tail_us(median(&mut values.to_vec())?);
     let slow: Vec<bool> = values.iter().map(|value| *value > limit).collect();
     let onset = onset(&slow)?;
     let (before, slow_before) = onset.before;
-    let enough = slow[onset.first..].iter().filter(|slow| **slow).count() >= SIDE_MIN;
+    let stretch = &slow[onset.first..onset.until];
+    let slow_since = stretch.iter().filter(|slow| **slow).count();
+    let enough = slow_since >= SIDE_MIN && TAIL_PART * slow_since >= stretch.len();
     let quiet_before = before >= SIDE_MIN as u64 && slow_before * 100 <= before;
     (!onset.from_start && enough && quiet_before).then_some((onset.first, limit))
 }
@@ -255,6 +277,10 @@ fn slowest_callee(
     let mut waiting = 0_i64;
     for &child in case.hops.children(hop) {
         if chain.contains(&child) {
+            continue;
+        }
+        // A stream that goes on is not waited for.
+        if case.hops.hops[child].standing == Standing::Open && !case.hops.is_unanswered(child) {
             continue;
         }
         let more = usual.excess_us(case, child);

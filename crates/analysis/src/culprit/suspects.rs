@@ -105,7 +105,7 @@ pub(super) struct Suspect {
     pub(super) visible: u64,
     /// Who suffered on the way up, from the suspect up, with how many requests.
     pub(super) victims: Vec<((Name, Symbol), u64)>,
-    /// Known callers of the outermost requests, with how many of these they made.
+    /// Known callers from outside, with how many of the outermost requests they made.
     pub(super) users: Vec<(User, u64)>,
     /// Some tries failed and were made again.
     pub(super) retried: bool,
@@ -148,7 +148,7 @@ pub(super) fn suspects(
     });
     let mut suspects = Vec::new();
     for ((callee, origin), members) in groups {
-        for (routes, members) in by_routes(case, callee, troubles, members) {
+        for (routes, members) in by_routes(case, signal, callee, troubles, members) {
             let members: Vec<&Trouble> = members.iter().map(|&i| &troubles[i]).collect();
             suspects.extend(suspect(
                 case,
@@ -182,12 +182,13 @@ impl Routes {
 /// than the rest stand alone, all others are one.
 fn by_routes(
     case: &Case<'_>,
+    signal: Signal,
     callee: Name,
     troubles: &[Trouble],
     members: Vec<usize>,
 ) -> Vec<(Routes, Vec<usize>)> {
     let mut tallies: FastMap<Symbol, (u64, u64)> = FastMap::default();
-    for &hop in case.calls_of(callee) {
+    for &hop in case.calls_showing(signal, callee) {
         tallies.entry(case.hops.hops[hop].route).or_default().0 += 1;
     }
     let route_of = |member: usize| case.hops.hops[troubles[member].chain[0]].route;
@@ -253,7 +254,7 @@ fn suspect(
 ) -> Option<Suspect> {
     let own: FastSet<usize> = members.iter().map(|trouble| trouble.chain[0]).collect();
     let calls: Vec<usize> = case
-        .calls_of(callee)
+        .calls_showing(signal, callee)
         .iter()
         .copied()
         .filter(|&hop| routes.contain(case.hops.hops[hop].route))
@@ -411,7 +412,7 @@ fn shown(case: &Case<'_>, suspect: &Suspect, tops: &FastSet<usize>) -> (u64, u64
     let until_us = suspect.until_us.unwrap_or(i64::MAX);
     let (callee, route) = suspect.symptom;
     let mut shown = (0, 0);
-    for &hop in case.calls_of(callee) {
+    for &hop in case.calls_showing(suspect.signal, callee) {
         let in_time = case.at_us(hop) >= suspect.since_us && case.at_us(hop) <= until_us;
         let outside = suspect.visible == 0 || case.blame.entry[hop];
         if case.hops.hops[hop].route != route || !in_time || !outside {
@@ -466,12 +467,13 @@ fn victims(case: &Case<'_>, members: &[&Trouble]) -> Vec<((Name, Symbol), u64)> 
         .collect()
 }
 
-/// Who made the outermost requests, most of them first.
+/// Who made the outermost requests from outside, most of them first. A service that
+/// copes with a failed call, or whose own request is not over yet, is none of them.
 fn users(case: &Case<'_>, members: &[&Trouble]) -> Vec<(User, u64)> {
     let mut found: FastMap<User, FastSet<usize>> = FastMap::default();
     for &outermost in members.iter().filter_map(|trouble| trouble.chain.last()) {
         let hop = &case.hops.hops[outermost];
-        if !hop.caller.name.is_empty() {
+        if case.blame.entry[outermost] && !hop.caller.name.is_empty() {
             let user = User {
                 caller: hop.caller,
                 callee: hop.callee,

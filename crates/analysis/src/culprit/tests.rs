@@ -664,3 +664,44 @@ fn only_the_asked_symptom_counts() {
         nothing 0.00: nothing stands out: 400 requests to 4 services from 14:02:00 to 14:12:00 UTC, 178 failed
     "#]].assert_eq(&summary(&verdict));
 }
+
+#[test]
+fn who_copes_with_a_failing_callee_is_no_victim() {
+    let verdict = judge(
+        "
+        200 x bot -> web GET /buy
+          web -> cart GET /get fails 60% after 10s ignored
+        ",
+    );
+    assert_eq!(
+        verdict.culprit.map(|named| named.workload).as_deref(),
+        Some("cart")
+    );
+    assert_eq!(verdict.victims, []);
+}
+
+#[test]
+fn a_proxy_s_answer_is_not_taken_for_the_callee_s() {
+    let verdict = judge("200 x bot -> web GET /buy fails 60% after 10s by refused");
+    let says = &verdict.evidence[0].says;
+    assert!(says.ends_with("the connection was refused"), "{says}");
+}
+
+#[test]
+fn a_name_that_nobody_has_is_said_to_be_unknown() {
+    let rows = traffic("50 x bot -> web GET /buy");
+    let says = |service: &str| {
+        let options = Options {
+            service: Some(service.to_owned()),
+            ..Options::default()
+        };
+        culprit(&rows, ten_minutes(), &options).says
+    };
+    assert!(
+        says("wbe").contains("is to or from `wbe`"),
+        "{}",
+        says("wbe")
+    );
+    assert!(!says("web").contains("`web`"), "{}", says("web"));
+    assert!(!says("bot").contains("`bot`"), "{}", says("bot"));
+}

@@ -3,6 +3,7 @@
 
 mod answers;
 mod exits;
+mod meshes;
 mod serve;
 mod server;
 

@@ -150,6 +150,11 @@ fn render(stats: &StoreStats, live: &Live) -> String {
         load(&surface.turned_away),
     );
     counter(
+        "whodunit_http_crowded_total",
+        "HTTP connections closed at once because as many requests were being answered as may be.",
+        load(&surface.crowded),
+    );
+    counter(
         "whodunit_http_forbidden_total",
         "Requests refused because of their Host or Origin.",
         load(&surface.forbidden),

@@ -29,6 +29,10 @@ impl Queries {
     /// Answers `check`.
     #[must_use]
     pub fn check(&self, now_us: i64) -> Check {
+        if self.live.is_none() {
+            // The server does this bit by bit. Here the question is the only work there is.
+            self.store.verify();
+        }
         let stats = self.store.stats();
         let mut categories = vec![store(&stats)];
         let mut proxies = Vec::new();
@@ -323,10 +327,17 @@ fn recorder(live: &Live, boots: &[(ProxyBoot, Known, State)]) -> Category {
         item(
             "records are written",
             (failed > 0).then(|| {
-                failure(
-                    format!("{failed} batches could not be written"),
-                    "make room on the disk of the data directory; the server's log says more",
-                )
+                if live.ingest.failing.load(Ordering::Relaxed) {
+                    failure(
+                        format!("batches cannot be written: {failed} tries failed"),
+                        "make room on the disk of the data directory; the server's log says more",
+                    )
+                } else {
+                    warning(
+                        format!("{failed} tries to write a batch failed, the latest one did not"),
+                        "proxies sent these batches again; the server's log says why they failed",
+                    )
+                }
             }),
         ),
         item(
@@ -334,7 +345,8 @@ fn recorder(live: &Live, boots: &[(ProxyBoot, Known, State)]) -> Category {
             (!lossy.is_empty()).then(|| {
                 warning(
                     listed(&lossy),
-                    "raise `[record] buffer_bytes` of these proxies, or keep the server up",
+                    "raise `[record] queue_rows` (queue_full) or `buffer_bytes` (buffer_full) of \
+                     these proxies, or keep the server up",
                 )
             }),
         ),

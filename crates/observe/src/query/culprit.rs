@@ -57,6 +57,7 @@ fn symptom(found: culprit::Symptom) -> Symptom {
         signal: found.signal.name().to_owned(),
         since: format_utc(found.since_us),
         since_recording_began: found.since_recording_began,
+        until: found.until_us.map(format_utc),
         failed: found.failed,
         requests: found.requests,
     }

@@ -2,7 +2,10 @@
 
 use whodunit_api::check::Check;
 
-use crate::{TestServer, get, send};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::{DEADLINE, TestServer, get, send};
 
 const BASE: &str = "/api/whodunit/v1";
 
@@ -213,4 +216,38 @@ async fn a_server_without_records_answers_every_question() {
     for path in ["/live", "/ready"] {
         assert_eq!(get(server.http(), path).await.status, 200);
     }
+}
+
+#[tokio::test]
+async fn clients_that_never_finish_a_request_do_not_keep_others_out() {
+    let server = TestServer::start().await;
+    let follow = format!("GET {BASE}/tap?follow=true HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let mut follower = TcpStream::connect(server.http()).await.unwrap();
+    follower.write_all(follow.as_bytes()).await.unwrap();
+    let mut head = [0; 15];
+    follower.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200 OK");
+
+    let mut slow = Vec::new();
+    for _ in 0..700 {
+        let mut stream = TcpStream::connect(server.http()).await.unwrap();
+        // The oldest are cut meanwhile.
+        let _ = stream.write_all(b"GET /live HTTP/1.1\r\nHo").await;
+        slow.push(stream);
+    }
+    assert_eq!(get(server.http(), "/live").await.status, 200);
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(DEADLINE, slow[0].read_to_end(&mut rest)).await;
+    assert!(ended.is_ok(), "the oldest made room");
+
+    let alive = async {
+        let mut bytes = [0; 1024];
+        let mut text = String::new();
+        while !text.contains("alive") {
+            let count = follower.read(&mut bytes).await.unwrap();
+            assert_ne!(count, 0, "who is being answered stays");
+            text.push_str(&String::from_utf8_lossy(&bytes[..count]));
+        }
+    };
+    tokio::time::timeout(DEADLINE, alive).await.expect("alive");
 }

@@ -44,8 +44,9 @@ pub(crate) enum Outcome {
 ///
 /// Damage never fails the query: it is described in the outcome.
 pub(crate) fn read(segment: &Segment, query: &Query<'_>, gather: &mut Gather<'_>) -> Outcome {
-    if let Some(damage) = segment.damage.get() {
-        return Outcome::Damaged(damage.clone());
+    match segment.verify() {
+        Outcome::Whole => {}
+        hurt => return hurt,
     }
     let (file, metadata) = match open(&segment.path) {
         Ok(opened) => opened,

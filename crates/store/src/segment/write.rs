@@ -3,8 +3,9 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
-use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, OnceLock};
+use std::time::SystemTime;
 
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
@@ -28,8 +29,7 @@ const HOURS_MAX: usize = 100;
 /// Writes `rows` to new files of `generation`. All of them are durable when this returns.
 ///
 /// # Errors
-/// When a file cannot be written. Files that were finished before stay: they
-/// belong to a generation that no checkpoint names.
+/// When a file cannot be written. Files that were finished before are deleted.
 pub(crate) fn write(
     dir: &Path,
     generation: u64,
@@ -48,11 +48,25 @@ pub(crate) fn write(
             rest.len()
         };
         let (in_hour, after) = rest.split_at(end);
-        segments.push(write_hour(dir, generation, hour, rows, in_hour, step)?);
+        match write_hour(dir, generation, hour, rows, in_hour, step) {
+            Ok(segment) => segments.push(segment),
+            Err(error) => {
+                discard(&segments);
+                return Err(error);
+            }
+        }
         step("one file written");
         rest = after;
     }
     Ok(segments)
+}
+
+/// Deletes files that no checkpoint will name: they will be written anew.
+pub(crate) fn discard(segments: &[Segment]) {
+    for segment in segments {
+        // What stays is replaced by the next try, or deleted at the next start.
+        let _ = fs::remove_file(&segment.path);
+    }
 }
 
 fn write_hour(
@@ -72,21 +86,26 @@ fn write_hour(
         from_us: at(order.first()),
         last_us: at(order.last()),
         rows: order.len() as u64,
+        sum: None,
     };
-    let path = folder.join(name.text());
     let temporary = folder.join(format!("{TEMPORARY}{}", name.text()));
-    let finish = || -> io::Result<u64> {
-        let bytes = write_file(&temporary, rows, order)?;
+    let finish = || -> io::Result<_> {
+        let written = write_file(&temporary, rows, order)?;
+        let name = Name {
+            sum: Some(written.sum),
+            ..name
+        };
+        let path = folder.join(name.text());
         step("file not yet renamed");
         fs::rename(&temporary, &path)?;
         for folder in [folder.as_path(), folder.parent().unwrap_or(&root), &root] {
             sync_dir(folder)?;
         }
-        Ok(bytes)
+        Ok((path, written))
     };
-    let bytes = finish().map_err(|error| {
+    let (path, written) = finish().map_err(|error| {
         let _ = fs::remove_file(&temporary);
-        io_error("write", &path)(error)
+        io_error("write", &temporary)(error)
     })?;
     Ok(Segment {
         path,
@@ -95,18 +114,48 @@ fn write_hour(
         from_us: name.from_us,
         last_us: name.last_us,
         rows: name.rows,
-        bytes,
+        bytes: written.bytes,
+        sum: Some(written.sum),
+        verified: Mutex::new(Some((written.changed, written.bytes))),
         damage: OnceLock::new(),
         is_hurt: AtomicBool::new(false),
     })
 }
 
-/// Writes the rows named by `order`, which are in the order of time, and returns the file's length.
-fn write_file(path: &Path, rows: &Rows, order: &[usize]) -> io::Result<u64> {
+/// What was written.
+struct Written {
+    bytes: u64,
+    sum: u32,
+    changed: SystemTime,
+}
+
+/// A file whose bytes are summed up as they are written.
+struct Summed {
+    file: File,
+    hasher: crc32fast::Hasher,
+}
+
+impl io::Write for Summed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Writes the rows named by `order`, which are in the order of time.
+fn write_file(path: &Path, rows: &Rows, order: &[usize]) -> io::Result<Written> {
     let options = ArrowWriterOptions::new()
         .with_properties(properties())
         .with_skip_arrow_metadata(true);
-    let file = File::create(path)?;
+    let file = Summed {
+        file: File::create(path)?,
+        hasher: crc32fast::Hasher::new(),
+    };
     let mut writer = ArrowWriter::try_new_with_options(file, columns::schema(), options)?;
     for group in order.chunks(ROW_GROUP_ROWS) {
         let mut sorted = group.to_vec();
@@ -122,9 +171,14 @@ fn write_file(path: &Path, rows: &Rows, order: &[usize]) -> io::Result<u64> {
         writer.write(&batch)?;
         writer.flush()?;
     }
-    let file = writer.into_inner()?;
+    let Summed { file, hasher } = writer.into_inner()?;
     file.sync_all()?;
-    Ok(file.metadata()?.len())
+    let metadata = file.metadata()?;
+    Ok(Written {
+        bytes: metadata.len(),
+        sum: hasher.finalize(),
+        changed: metadata.modified()?,
+    })
 }
 
 fn properties() -> WriterProperties {

@@ -89,6 +89,21 @@ fn a_log_without_header_or_with_a_gap_is_read_as_far_as_it_goes() {
 }
 
 #[test]
+fn an_emptied_log_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(quiet(dir.path())).unwrap();
+    append(&store, 1, &batch(0, 20, NOW)).unwrap();
+    drop(store);
+    std::fs::write(log_file(dir.path()), "").unwrap();
+    let store = open(quiet(dir.path())).unwrap();
+    let stats = store.stats();
+    assert_eq!((stats.damaged_total, stats.complete), (1, false));
+    assert!(stats.damaged[0].why.contains("empty"), "{stats:?}");
+    append(&store, 1, &batch(0, 20, NOW)).unwrap();
+    assert_eq!(numbers(&reopen(store)), (0..20).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_newer_log_stops_the_start() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(quiet(dir.path())).unwrap());
@@ -157,6 +172,11 @@ fn a_foreign_parquet_file_is_named_and_skipped() {
     let (dir, store) = with_damage(Some);
     drop(store);
     let path = files(dir.path(), "parquet")[1].clone();
+    // A name without a checksum, as its own writer would not know it.
+    let name = path.file_name().unwrap().to_str().unwrap();
+    let (name, _) = name.rsplit_once('-').unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let path = path.with_file_name(format!("{name}.parquet"));
     let batch = arrow_array::RecordBatch::try_from_iter([(
         "x",
         std::sync::Arc::new(arrow_array::Int32Array::from(vec![1])) as arrow_array::ArrayRef,
@@ -168,6 +188,105 @@ fn a_foreign_parquet_file_is_named_and_skipped() {
     writer.close().unwrap();
     let store = open(quiet(dir.path())).unwrap();
     check_damaged(&store, "column `at` is missing");
+}
+
+#[test]
+fn a_flipped_bit_anywhere_in_a_file_is_noticed() {
+    let (dir, store) = with_damage(Some);
+    let path = files(dir.path(), "parquet")[1].clone();
+    let good = std::fs::read(&path).unwrap();
+    let mut store = store;
+    for at in (0..good.len()).step_by(good.len() / 40) {
+        let mut bytes = good.clone();
+        bytes[at] ^= 4;
+        std::fs::write(&path, bytes).unwrap();
+        store = reopen(store);
+        store.verify();
+        assert_eq!(store.stats().damaged_total, 1, "byte {at}");
+        check_damaged(&store, "");
+        std::fs::write(&path, &good).unwrap();
+    }
+    let store = reopen(store);
+    assert_eq!(numbers(&store), (0..60).collect::<Vec<_>>());
+    std::fs::write(&path, [&good[..100], &[0x5a], &good[101..]].concat()).unwrap();
+    check_damaged(&store, "its bytes are not those that were written");
+}
+
+#[test]
+fn the_keeper_finds_damage_before_anybody_asks() {
+    let (_dir, store) = with_damage(|mut bytes| {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        Some(bytes)
+    });
+    let store = reopen(store);
+    assert_eq!(store.stats().damaged_total, 0);
+    for _ in 0..3 {
+        store.maintain(NOW + 3 * HOUR).unwrap();
+    }
+    assert_eq!(store.stats().damaged_total, 1);
+}
+
+#[test]
+fn things_in_the_way_are_named_and_the_rest_is_read() {
+    let (dir, store) = with_damage(Some);
+    append(&store, 9, &batch(60, 20, NOW)).unwrap();
+    drop(store);
+    let root = dir.path().join("requests/v1");
+    let day = files(dir.path(), "parquet")[0].clone();
+    let day = day.parent().unwrap().parent().unwrap();
+    std::fs::write(root.join("date=2026-01-01"), "x").unwrap();
+    std::fs::write(day.join("hour=03"), "x").unwrap();
+    std::fs::create_dir(day.join("hour=14/.tmp-mine")).unwrap();
+    std::fs::create_dir(dir.path().join("log/00000007.log")).unwrap();
+    std::fs::create_dir(dir.path().join("log/00000000.log")).unwrap();
+    std::fs::write(dir.path().join("log/18446744073709551615.log"), "x").unwrap();
+    std::fs::write(day.join("hour=14/18446744073709551615-0-0-0.parquet"), "x").unwrap();
+    let read_only = open_read_only(dir.path()).unwrap();
+    assert_eq!(read_only.scan(&Scan::default()).unwrap().matched, 80);
+    for sequence in [10, 11] {
+        let store = open(quiet(dir.path())).unwrap();
+        let first = u32::try_from(sequence).unwrap() * 20;
+        append(&store, sequence, &batch(first, 20, NOW)).unwrap();
+        store.flush().unwrap();
+        let found = store.scan(&Scan::default()).unwrap();
+        assert_eq!(found.matched, 80 + 20 * (sequence - 9));
+        assert!(!found.complete);
+        let stats = store.stats();
+        let named = |what: &str| stats.damaged.iter().any(|d| d.what.ends_with(what));
+        assert!(named("date=2026-01-01") && named("hour=03"), "{stats:?}");
+        assert!(named("00000007.log") || sequence == 11, "{stats:?}");
+    }
+}
+
+/// A start without checkpoint.json after a flush that was not over.
+#[test]
+fn a_missing_checkpoint_costs_nothing_even_in_the_middle_of_a_flush() {
+    let dir = tempfile::tempdir().unwrap();
+    let copies = tempfile::tempdir().unwrap();
+    let store = open(quiet(dir.path())).unwrap();
+    append(&store, 1, &batch(0, 50, NOW)).unwrap();
+    store.flush().unwrap();
+    append(&store, 2, &batch(50, 50, NOW)).unwrap();
+    append(&store, 3, &batch(100, 50, NOW + HOUR)).unwrap();
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    let (from, to) = (dir.path().to_owned(), copies.path().to_owned());
+    *crate::shared::lock(store.shared_on_step()) = Some(Box::new(move |_| {
+        let place = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        copy_dir(&from, &to.join(place.to_string()));
+    }));
+    store.flush().unwrap();
+    *crate::shared::lock(store.shared_on_step()) = None;
+    let mut copies: Vec<_> = std::fs::read_dir(copies.path()).unwrap().collect();
+    assert!(copies.len() > 5);
+    for copy in copies.drain(..) {
+        let copy = copy.unwrap().path();
+        std::fs::remove_file(copy.join("checkpoint.json")).unwrap();
+        let store = open(quiet(&copy)).unwrap();
+        let mut found = numbers(&store);
+        found.sort_unstable();
+        assert_eq!(found, (0..150).collect::<Vec<_>>(), "{}", copy.display());
+    }
 }
 
 proptest! {

@@ -288,11 +288,18 @@ fn numbers(answer: &Culprit, view: &View, out: &mut String) {
 }
 
 fn since(symptom: &Symptom, checked: &Checked, view: &View) -> (String, String) {
-    let at = format!("since {}", view.clock.moment_text(&symptom.since));
+    let since_text = view.clock.moment_text(&symptom.since);
+    let (at, end) = match &symptom.until {
+        None => (format!("since {since_text}"), &checked.until),
+        Some(until) => {
+            let until_text = view.clock.moment_text(until);
+            (format!("{since_text} to {until_text}"), until)
+        }
+    };
     if symptom.since_recording_began {
         return (at, "when recording began".to_owned());
     }
-    let lasted = parse_rfc3339(&checked.until)
+    let lasted = parse_rfc3339(end)
         .zip(parse_rfc3339(&symptom.since))
         .map_or_else(String::new, |(until, since)| {
             format!("for {}", length(until - since))

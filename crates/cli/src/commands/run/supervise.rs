@@ -11,7 +11,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::mpsc;
 use whodunit_control::mesh_file::Mesh;
-use whodunit_launch::{Event, Options, StopHandle};
+use whodunit_launch::{Event, Options};
 
 use super::super::culprit;
 use super::super::demo::watch::{self, Watcher};
@@ -43,7 +43,7 @@ pub(crate) async fn supervise(
     session: &Session,
 ) -> Result<Exit, Stop> {
     let data = options.data.clone();
-    let (stop, stopped) = whodunit_launch::Stop::on_signals_with_handle()
+    let stopped = whodunit_launch::Stop::on_signals()
         .map_err(|error| Failure::chain("cannot listen for signals", &error))?;
     let (sender, mut events) = mpsc::channel(EVENTS_MAX);
     let mut teller = Teller {
@@ -51,7 +51,6 @@ pub(crate) async fn supervise(
         story,
         data: data.display().to_string(),
         spinner: spinner(session.view.terminal, story),
-        stop,
         names_server: false,
         silent: false,
     };
@@ -115,7 +114,6 @@ struct Teller<'a> {
     story: &'a Story,
     data: String,
     spinner: ProgressBar,
-    stop: StopHandle,
     /// Commands do not find this mesh by themselves.
     names_server: bool,
     /// Nobody reads any more.
@@ -123,15 +121,13 @@ struct Teller<'a> {
 }
 
 impl Teller<'_> {
-    /// Prints text that stays. When nobody reads any more the mesh is stopped.
+    /// Prints text that stays. When nobody reads any more the mesh goes on in silence: who
+    /// started it may have wanted to know no more than where it answers.
     fn say(&mut self, text: &str) {
         if self.silent {
             return;
         }
-        if self.spinner.suspend(|| output::write(text)).is_err() {
-            self.silent = true;
-            self.stop.stop();
-        }
+        self.silent = self.spinner.suspend(|| output::write(text)).is_err();
     }
 
     fn event(&mut self, event: &Event) {
@@ -245,7 +241,6 @@ mod tests {
             story,
             data: "/data".to_owned(),
             spinner: ProgressBar::hidden(),
-            stop: whodunit_launch::Stop::manual().0,
             names_server: false,
             silent: false,
         }

@@ -34,6 +34,7 @@ fn talk() -> Culprit {
             signal: "failures".to_owned(),
             since: "2026-01-31T14:01:07Z".to_owned(),
             since_recording_began: false,
+            until: None,
             failed: 66,
             requests: 320,
         }),
@@ -332,4 +333,19 @@ fn short_is_one_line() {
         culprit: voting fails every VotePoop (66 of 66), which is why 20.62% of GET /api/vote at web fail.
     "#]]
     .assert_eq(&short(&talk(), &View::plain()));
+}
+
+#[test]
+fn what_is_over_says_how_long_it_lasted() {
+    let mut answer = talk();
+    if let Some(symptom) = &mut answer.symptom {
+        symptom.until = Some("2026-01-31T14:01:37Z".to_owned());
+    }
+    let symptom = answer.symptom.as_ref().expect("the talk has a symptom");
+    let view = View::plain();
+    let texts = since(symptom, &answer.checked, &view);
+    assert_eq!(
+        texts,
+        ("14:01:07 to 14:01:37".to_owned(), "for 30s".to_owned())
+    );
 }
