@@ -191,7 +191,8 @@ pub fn load(path: &Path) -> Result<Mesh, MeshFileError> {
         let message = format!("it has {length} bytes, more than the {FILE_BYTES_MAX} allowed");
         return Err(unreadable(std::io::Error::other(message)));
     }
-    let text = std::fs::read_to_string(path).map_err(unreadable)?;
+    let bytes = std::fs::read(path).map_err(unreadable)?;
+    let text = String::from_utf8(bytes).map_err(|error| MeshFileError::not_utf8(path, &error))?;
     let mut mesh = parse(&text, path)?;
     mesh.folder = std::path::absolute(&mesh.folder).map_err(unreadable)?;
     Ok(mesh)

@@ -35,6 +35,17 @@ pub enum LaunchError {
         /// What the system said.
         why: io::Error,
     },
+    /// The data directory cannot be used.
+    #[error(
+        "cannot create the folder {}: {why}\nhelp: choose a data directory that you may write \
+         to with --data DIR", .path.display()
+    )]
+    DataFolder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        why: io::Error,
+    },
     /// A program of ours is missing.
     #[error("there is no {name}{}: {fix}", in_folders(.searched))]
     NoTool {
@@ -62,6 +73,38 @@ pub enum LaunchError {
         program: String,
         /// Where it was looked for, besides the folders of PATH.
         searched: Vec<PathBuf>,
+    },
+    /// The program of a service is there but cannot be started.
+    #[error(
+        "{}:{}:{}: service `{service}`: {} is not an executable file\n\
+         help: `chmod +x` it, or put its interpreter before it in `command`",
+        .file.display(), .at.line, .at.column, .path.display()
+    )]
+    NotExecutable {
+        /// The service.
+        service: String,
+        /// The mesh file.
+        file: PathBuf,
+        /// Where the command stands.
+        at: Location,
+        /// What the command names.
+        path: PathBuf,
+    },
+    /// The folder that a program is to be started in cannot be used.
+    #[error(
+        "{}: `working_dir` of service `{service}`: cannot use the folder {}: {why}\n\
+         help: create it, or correct `working_dir`; a relative path starts from the mesh file's \
+         folder", .file.display(), .path.display()
+    )]
+    WorkingDir {
+        /// The service.
+        service: String,
+        /// The mesh file.
+        file: PathBuf,
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        why: io::Error,
     },
     /// The port that an application has hard-wired is taken.
     #[error(

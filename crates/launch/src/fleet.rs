@@ -47,6 +47,9 @@ const PROXY_STOP_TIMEOUT: Duration = Duration::from_secs(8);
 /// Pause before the first restart of a process of ours.
 const OWN_BACKOFF: Duration = Duration::from_millis(100);
 
+/// Longest pause before a restart of a process of ours: the mesh is blind without it.
+const OWN_BACKOFF_MAX: Duration = Duration::from_secs(2);
+
 /// How a mesh came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
@@ -332,6 +335,7 @@ fn own_unit() -> Unit {
         },
         restart: Restart::Always,
         backoff: OWN_BACKOFF,
+        backoff_max: OWN_BACKOFF_MAX,
         start_timeout: Duration::ZERO,
         stop_timeout: Duration::ZERO,
         ready: None,
@@ -541,7 +545,10 @@ async fn all_started(
 
 fn private_folder(path: &Path) -> Result<(), LaunchError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(file("create the folder", path))
+    made.map_err(|why| LaunchError::DataFolder {
+        path: path.to_owned(),
+        why,
+    })
 }
 
 fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LaunchError {

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use whodunit_control::mesh_file::{
     Check, Command, External, Location, Mesh, RenderError, Scope, Service, Syntax, Template, Values,
@@ -31,6 +32,9 @@ const TEMPLATE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// How long requests that are open in a proxy may go on when the mesh stops.
 const PROXY_GRACE_MS: u64 = 3_000;
+
+/// Longest pause before a restart of an application.
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// What to start.
 #[derive(Debug)]
@@ -298,10 +302,19 @@ impl Planner<'_> {
             }
         };
         let [program, arguments @ ..] = words.as_slice() else {
-            return Err(self.no_program(service, String::new()));
+            return Err(self.no_program(service, "", &working_dir));
         };
+        // A folder inside `{data}` may be made by the files that are written before the start.
+        if !working_dir.starts_with(rendering.values.data) {
+            usable_folder(&working_dir).map_err(|why| LaunchError::WorkingDir {
+                service: service.name.clone(),
+                file: self.mesh.file.clone(),
+                path: working_dir.clone(),
+                why,
+            })?;
+        }
         let found = find::program(program, self.given.program_dirs, &working_dir)
-            .ok_or_else(|| self.no_program(service, program.clone()))?;
+            .ok_or_else(|| self.no_program(service, program, &working_dir))?;
         let mut env = Vec::new();
         for (name, value) in &service.env {
             env.push((
@@ -325,6 +338,7 @@ impl Planner<'_> {
             },
             restart: service.restart,
             backoff: service.backoff,
+            backoff_max: BACKOFF_MAX,
             start_timeout: service.start_timeout,
             stop_timeout: service.stop_timeout,
             ready,
@@ -337,7 +351,16 @@ impl Planner<'_> {
         })
     }
 
-    fn no_program(&self, service: &Service, program: String) -> LaunchError {
+    fn no_program(&self, service: &Service, program: &str, working_dir: &Path) -> LaunchError {
+        let path = working_dir.join(program);
+        if program.contains('/') && path.exists() {
+            return LaunchError::NotExecutable {
+                service: service.name.clone(),
+                file: self.mesh.file.clone(),
+                at: service.command_at,
+                path,
+            };
+        }
         LaunchError::NoProgram {
             service: service.name.clone(),
             file: self.mesh.file.clone(),
@@ -352,7 +375,7 @@ impl Planner<'_> {
                     .chain([PathBuf::from("PATH")])
                     .collect()
             },
-            program,
+            program: program.to_owned(),
         }
     }
 
@@ -544,6 +567,14 @@ impl Rendering<'_> {
     }
 }
 
+fn usable_folder(path: &Path) -> std::io::Result<()> {
+    if std::fs::metadata(path)?.is_dir() {
+        Ok(())
+    } else {
+        Err(std::io::ErrorKind::NotADirectory.into())
+    }
+}
+
 fn needs_port(template: &Template) -> bool {
     template.uses_port() || template.uses_itself()
 }
@@ -552,8 +583,8 @@ fn needs_port(template: &Template) -> bool {
 fn default_probe(port: u16) -> Probe {
     Probe {
         question: Question::Tcp(local(port)),
-        interval: std::time::Duration::from_secs(2),
-        timeout: std::time::Duration::from_secs(1),
+        interval: Duration::from_secs(2),
+        timeout: Duration::from_secs(1),
         threshold: 3,
     }
 }

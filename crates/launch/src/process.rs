@@ -12,6 +12,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::event::{Event, Events};
 use crate::log::{self, LogFile, Tail};
@@ -21,6 +22,10 @@ use crate::watchdog::{MARK, Watchdog};
 /// How long a process that was killed may take to disappear before the
 /// launcher stops waiting for it: only one stuck inside the kernel does.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long to wait for what an ended process printed last: all of it has come when the pipe
+/// ends, which somebody who left its group may hold open.
+const PIPE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -45,6 +50,7 @@ pub(crate) struct Process {
     child: Child,
     group: Pid,
     tail: Tail,
+    collector: JoinHandle<()>,
     watchdog: Arc<Watchdog>,
 }
 
@@ -81,11 +87,12 @@ impl Process {
         let tail = Tail::default();
         let reader = pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?;
         let instance = spec.instance.clone();
-        tokio::spawn(collect(reader, log, tail.clone(), instance, events.clone()));
+        let collector = tokio::spawn(collect(reader, log, tail.clone(), instance, events.clone()));
         let process = Self {
             child,
             group,
             tail,
+            collector,
             watchdog: Arc::clone(watchdog),
         };
         watchdog.add(process.id())?;
@@ -129,8 +136,12 @@ impl Process {
         true
     }
 
-    /// Returns the last lines that it printed, oldest first.
-    pub(crate) fn last_lines(&self) -> Vec<String> {
+    /// Returns the last lines that it printed, oldest first. Call it when the process has ended.
+    pub(crate) async fn last_lines(&mut self) -> Vec<String> {
+        if !self.collector.is_finished() {
+            // What was printed last may still be in the pipe.
+            let _held_open = tokio::time::timeout(PIPE_PATIENCE, &mut self.collector).await;
+        }
         self.tail.lines()
     }
 }

@@ -20,9 +20,6 @@ use crate::watchdog::Watchdog;
 /// a process is started again for as long as its restart policy says.
 const FIRST_STARTS_MAX: u32 = 5;
 
-/// Longest pause before a restart.
-const PAUSE_MAX: Duration = Duration::from_secs(30);
-
 /// A process that lived this long starts its count of failures over.
 const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 
@@ -40,6 +37,8 @@ pub(crate) struct Unit {
     pub(crate) restart: Restart,
     /// Pause before the first restart.
     pub(crate) backoff: Duration,
+    /// Longest pause before a restart.
+    pub(crate) backoff_max: Duration,
     /// How long it may take to become ready.
     pub(crate) start_timeout: Duration,
     /// How long it may take to end before it is killed.
@@ -210,7 +209,7 @@ impl Supervisor {
                 .unit
                 .backoff
                 .saturating_mul(1 << doublings)
-                .min(PAUSE_MAX);
+                .min(self.unit.backoff_max);
             let instance = self.name();
             self.say(Event::Restarting {
                 instance,
@@ -289,7 +288,7 @@ impl Supervisor {
         if *self.wish.borrow() > Wish::Run {
             return None;
         }
-        death.last_lines = process.last_lines();
+        death.last_lines = process.last_lines().await;
         Some(death)
     }
 

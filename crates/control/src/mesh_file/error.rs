@@ -1,8 +1,10 @@
 //! What is wrong with a mesh file, said so that the reader can fix it at once.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::string::FromUtf8Error;
 
 /// A place in a text file; both numbers count from 1, columns in characters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,7 +65,26 @@ impl MeshFileError {
             file: file.to_owned(),
             location: None,
             message: format!("cannot read it: {source}"),
-            help: None,
+            help: match source.kind() {
+                ErrorKind::NotFound | ErrorKind::IsADirectory => {
+                    Some("name the mesh file with `-f FILE`".to_owned())
+                }
+                _ => None,
+            },
+            excerpt: None,
+        }))
+    }
+
+    /// The line is not shown: it cannot be.
+    pub(super) fn not_utf8(file: &Path, error: &FromUtf8Error) -> Self {
+        let (before, after) = error.as_bytes().split_at(error.utf8_error().valid_up_to());
+        let before = String::from_utf8_lossy(before);
+        let byte = after.first().copied().unwrap_or_default();
+        Self(Box::new(Details {
+            file: file.to_owned(),
+            location: Some(Location::of(&before, before.len())),
+            message: format!("the byte 0x{byte:02x} is not UTF-8"),
+            help: Some("save the file as UTF-8".to_owned()),
             excerpt: None,
         }))
     }

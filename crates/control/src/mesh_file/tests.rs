@@ -589,8 +589,17 @@ fn files_that_cannot_be_read_are_named() {
     .unwrap();
     let error = load(&path).unwrap_err().to_string();
     assert!(error.contains("more than the 1048576 allowed"), "{error}");
-    std::fs::write(&path, [0xff, 0xfe]).unwrap();
-    assert!(load(&path).unwrap_err().to_string().contains("valid UTF-8"));
+    std::fs::write(&path, b"[service.a]\ncommand = \"\xffa\"\n").unwrap();
+    let error = load(&path).unwrap_err().to_string();
+    assert!(
+        error.ends_with(":2:12: the byte 0xff is not UTF-8\nhelp: save the file as UTF-8"),
+        "{error}"
+    );
+    let error = load(folder.path()).unwrap_err().to_string();
+    assert!(
+        error.ends_with("help: name the mesh file with `-f FILE`"),
+        "{error}"
+    );
 }
 
 #[test]

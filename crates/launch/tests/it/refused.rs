@@ -36,6 +36,37 @@ async fn a_missing_program_is_named_with_its_line() {
 }
 
 #[tokio::test]
+async fn a_file_that_cannot_be_run_is_told_from_a_missing_one() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("tool"), "#!/bin/sh\n").unwrap();
+    let error = refused_in(folder, "[service.web]\ncommand = './tool {port}'\n").await;
+    expect![[r#"
+        FOLDER/mesh.toml:2:11: service `web`: FOLDER/./tool is not an executable file
+        help: `chmod +x` it, or put its interpreter before it in `command`
+    "#]]
+    .assert_eq(&error);
+}
+
+#[tokio::test]
+async fn a_working_folder_that_is_missing_is_named_before_anything_starts() {
+    let error = refused(&app("web", "working_dir = 'nowhere'")).await;
+    expect![[r#"
+        FOLDER/mesh.toml: `working_dir` of service `web`: cannot use the folder FOLDER/nowhere: No such file or directory (os error 2)
+        help: create it, or correct `working_dir`; a relative path starts from the mesh file's folder
+    "#]]
+    .assert_eq(&error);
+    let error = refused(&app("web", "working_dir = '{folder}/mesh.toml/x'")).await;
+    assert!(error.contains("`working_dir` of service `web`"), "{error}");
+}
+
+#[tokio::test]
+async fn a_program_may_start_in_the_folder_of_its_instance() {
+    let mut bench = Bench::start(&app("web", "working_dir = '{data}'"));
+    bench.all_ready().await;
+    bench.stopped().await;
+}
+
+#[tokio::test]
 async fn a_program_that_dies_at_once_is_shown_with_its_last_words() {
     let mut bench = Bench::start(
         "[service.web]\nshell = true\nbackoff = '1ms'\n\
@@ -144,6 +175,7 @@ async fn a_data_directory_that_cannot_be_used_is_named() {
         error.starts_with("cannot create the folder FOLDER/data: "),
         "{error}"
     );
+    assert!(error.ends_with("with --data DIR\n"), "{error}");
 }
 
 #[tokio::test]
