@@ -10,13 +10,23 @@ use whodunit_model::time::{SECOND_US, format_utc};
 
 use super::{Columns, Queries, QueryError, window};
 
+/// How long the two records of a call may take to arrive: proxies send theirs every
+/// 200 ms, each on its own. A verdict on a call of which one side is still on its way
+/// would take a victim for a suspect.
+const SETTLE_US: i64 = SECOND_US / 2;
+
 impl Queries {
-    /// Answers `culprit`.
+    /// Answers `culprit`. While records arrive, a range that ends now is judged up to
+    /// half a second ago.
     ///
     /// # Errors
     /// When the range is wrong or holds too much.
     pub fn culprit(&self, query: &CulpritQuery, now_us: i64) -> Result<Culprit, QueryError> {
-        let window = window(&query.range, 600 * SECOND_US, now_us)?;
+        let mut window = window(&query.range, 600 * SECOND_US, now_us)?;
+        if self.live.is_some() {
+            let settled_us = window.until_us.min(now_us.saturating_sub(SETTLE_US));
+            window.until_us = settled_us.max(window.from_us);
+        }
         let scanned = self.rows(window, Filter::All, Columns::All)?;
         let options = culprit::Options {
             namespace: query.namespace.clone(),

@@ -20,7 +20,8 @@ const BASE: &str = "/api/whodunit/v1";
 /// A server that has seen a hundred votes; returns the moment after the last.
 async fn server() -> (TestServer, i64) {
     let server = TestServer::start().await;
-    let until_us = now_us() - 100_000;
+    // Old enough for the verdict to take both sides of every call as arrived.
+    let until_us = now_us() - 600_000;
     let mut proxy = server.connect("web-0", 1).await;
     proxy.send(1, votes(100, until_us)).await;
     proxy.durable(1).await;
