@@ -164,6 +164,12 @@ pub(crate) fn parse_request(
         if line.unwrap_or(bytes.len()) > limits.target_bytes + 64 {
             return Err(HeadError::TargetTooLong);
         }
+        if bytes
+            .first()
+            .is_some_and(|b| !b.is_ascii_graphic() && *b != b'\r')
+        {
+            return Err(BAD("the method is not a token"));
+        }
         // What does not begin as a request never becomes one.
         if let Some(line) = line {
             request_line(&bytes[..line], limits)?;

@@ -255,7 +255,9 @@ impl State {
         let mut seen = 0;
         loop {
             // A head is not read again for each byte that a slow client adds.
-            if self.input[seen..].contains(&b'\n') || self.input.len() > BUFFER_BYTES {
+            let added = &self.input[seen..];
+            let decides = seen == 0 || added.iter().any(|b| matches!(b, 0 | b'\n'));
+            if !added.is_empty() && (decides || self.input.len() > BUFFER_BYTES) {
                 match parse_request(&self.input, &Limits::default()) {
                     Ok(Some(head)) => {
                         self.input.advance(head.bytes);
