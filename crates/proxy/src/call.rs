@@ -83,7 +83,7 @@ pub(crate) struct CallState {
     response_bytes: Cell<u64>,
     response_messages: Cell<u32>,
     /// The client's request body broke off.
-    client_failed: Cell<bool>,
+    client_failed: Cell<Option<Cause>>,
     /// Age in microseconds at which the next open row is due.
     next_open_us: Cell<i64>,
     scope: RefCell<Option<Rc<Scope>>>,
@@ -110,12 +110,12 @@ impl CallState {
     }
 
     /// Notes that the request body broke off.
-    pub(crate) fn client_failed(&self) {
-        self.client_failed.set(true);
+    pub(crate) fn client_failed(&self, cause: Cause) {
+        self.client_failed.set(Some(cause));
     }
 
-    /// Says whether the request body broke off.
-    pub(crate) fn has_client_failed(&self) -> bool {
+    /// Returns why the request body broke off, if it did.
+    pub(crate) fn client_failure(&self) -> Option<Cause> {
         self.client_failed.get()
     }
 
@@ -168,7 +168,7 @@ impl Call {
             request_messages: Cell::new(0),
             response_bytes: Cell::new(0),
             response_messages: Cell::new(0),
-            client_failed: Cell::new(false),
+            client_failed: Cell::new(None),
             next_open_us: Cell::new(open::FIRST_US),
             scope: RefCell::default(),
         });

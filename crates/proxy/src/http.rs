@@ -3,16 +3,17 @@
 mod body;
 mod forward;
 mod head;
+mod http1;
 mod reply;
 mod serve;
+mod stream;
 mod upgrade;
 
 pub(crate) use body::{RequestBody, ResponseBody};
+pub(crate) use http1::{Wire, serve_http1};
 pub(crate) use reply::refuse_connection;
 pub(crate) use serve::{record_bad_head, serve};
-
-/// Most headers of a head; more is refused.
-pub(crate) const HEADERS_MAX: usize = 128;
+pub(crate) use stream::{Incoming, StreamError};
 
 /// Most bytes of a head; more is refused.
 pub(crate) const HEADER_BYTES_MAX: u32 = 64 << 10;

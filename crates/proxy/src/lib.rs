@@ -12,11 +12,13 @@
 //! may bring the process down.
 
 mod admin;
+mod buffers;
 mod call;
 mod clock;
 pub mod config;
 mod control;
 mod detect;
+mod h1;
 mod http;
 mod metrics;
 mod net;

@@ -2,18 +2,19 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 pub(crate) use tokio::net::{TcpListener, TcpStream};
 use whodunit_model::Cause;
 
+use crate::buffers;
 use crate::metrics::Transport;
 
 /// Connections that may wait to be accepted, the limit of most kernels.
@@ -137,6 +138,38 @@ impl Io {
     /// Returns the counter of bytes read.
     pub(crate) fn read_counter(&self) -> Arc<AtomicU64> {
         self.meter.read.clone()
+    }
+
+    /// Says whether an idle peer has said nothing and not gone away, as far as is known.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let read = self.stream.try_read(&mut [0]);
+        self.read_ahead.is_empty()
+            && read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Says whether the connection was reset.
+    pub(crate) fn is_broken(&self) -> bool {
+        !matches!(self.stream.take_error(), Ok(None))
+    }
+
+    /// Reads into a buffer, which is provided when there are bytes to read. 0 is the end.
+    pub(crate) fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        if self.read_ahead.is_empty() {
+            ready!(self.stream.poll_read_ready(cx))?;
+        }
+        buffers::provide(buffer);
+        let filled = {
+            let read = pin!(self.read_buf(buffer));
+            read.poll(cx)
+        };
+        if filled.is_pending() {
+            buffers::release(buffer);
+        }
+        filled
     }
 
     /// Makes closing the connection reset it, so that the peer learns of a reset.

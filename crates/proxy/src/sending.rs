@@ -42,7 +42,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const WINDOW: usize = 4;
 
 /// How long the last records may take at shutdown.
-const CLOSING: Duration = Duration::from_secs(1);
+const CLOSING: Duration = Duration::from_secs(3);
 
 /// Sends until the proxy has stopped and the last records are durable, or time ran out.
 pub(crate) async fn run(
@@ -281,9 +281,10 @@ impl Sender {
                 None => break,
             }
         }
-        // The accounts as they are at the end; an older report must not come after them.
+        // The accounts as they are at the end; an older report must not come after them. One
+        // that is aborted may have reached the server, which may read it later than the last.
         if let Some(running) = connection.report.take() {
-            running.abort();
+            let _ = running.await;
         }
         let last = report(&self.state);
         if let Err(error) = connection.client.report(last).await {

@@ -5,20 +5,22 @@
 mod balance;
 mod endpoint;
 mod error;
+mod exchange;
 mod http1;
 mod http2;
 
 pub(crate) use balance::{Balancer, Known, destination_labels, target_labels};
 pub(crate) use endpoint::{Endpoint, InFlight};
-pub(crate) use error::{Failed, cause_of, io_cause, is_violation};
+pub(crate) use error::{Failed, hyper_cause, io_cause, is_violation};
+pub(crate) use exchange::Exchange;
 
 use std::rc::Rc;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 use whodunit_model::Cause;
 
-use crate::http::RequestBody;
+use crate::http::{Incoming, RequestBody};
+use crate::net::Io;
 
 /// How to speak to an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +64,14 @@ impl Lease {
         match self {
             Self::Http1(lease) => lease.send(request).await,
             Self::Http2(lease) => lease.send(request).await,
+        }
+    }
+
+    /// Takes the connection out, once it has switched to another protocol.
+    pub(crate) fn into_io(self) -> Option<Io> {
+        match self {
+            Self::Http1(lease) => lease.into_io(),
+            Self::Http2(_) => None,
         }
     }
 

@@ -7,12 +7,16 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
+use whodunit_model::Cause;
 use whodunit_model::record::Side;
 
 use super::head;
+use super::http1::Wire;
+use super::stream::{Incoming, StreamError};
+use super::upgrade::Switched;
 use crate::call::{Call, CallState, Fault, Messages};
-use crate::upstream::{InFlight, Lease, cause_of};
+use crate::h1::BodyError;
+use crate::upstream::{InFlight, Lease};
 
 /// The body of a request on its way to an endpoint.
 pub(crate) struct RequestBody {
@@ -31,6 +35,11 @@ impl RequestBody {
         }
     }
 
+    /// Returns the connection of the HTTP/1 client this comes from.
+    pub(crate) fn client(&self) -> Option<&Rc<Wire>> {
+        self.inner.as_ref().and_then(Incoming::client)
+    }
+
     /// Returns an empty body.
     pub(crate) fn empty(state: Rc<CallState>) -> Self {
         Self {
@@ -43,12 +52,12 @@ impl RequestBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = StreamError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
         let this = &mut *self;
         let Some(inner) = &mut this.inner else {
             return Poll::Ready(None);
@@ -62,7 +71,10 @@ impl Body for RequestBody {
                     head::strip_own(trailers);
                 }
             }
-            Some(Err(_)) => this.state.client_failed(),
+            Some(Err(StreamError::Body(BodyError::BadChunk(_)))) => {
+                this.state.client_failed(Cause::BadRequestHead);
+            }
+            Some(Err(_)) => this.state.client_failed(Cause::ClientCancelled),
             None => {}
         }
         Poll::Ready(frame)
@@ -85,6 +97,8 @@ pub(crate) enum ResponseBody {
     Relayed(Box<Relayed>),
     /// Made here; taken when it was sent.
     Made(Option<Bytes>),
+    /// The connection goes on in another protocol.
+    Switched(Box<Switched>),
 }
 
 impl ResponseBody {
@@ -96,15 +110,16 @@ impl ResponseBody {
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = StreamError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
         match &mut *self {
             Self::Relayed(body) => body.poll_frame(cx),
             Self::Made(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Self::Switched(_) => Poll::Ready(None),
         }
     }
 
@@ -112,6 +127,7 @@ impl Body for ResponseBody {
         match self {
             Self::Relayed(body) => body.inner.is_end_stream(),
             Self::Made(text) => text.is_none(),
+            Self::Switched(_) => true,
         }
     }
 
@@ -121,6 +137,7 @@ impl Body for ResponseBody {
             Self::Made(text) => {
                 SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64))
             }
+            Self::Switched(_) => SizeHint::with_exact(0),
         }
     }
 }
@@ -173,7 +190,7 @@ impl Relayed {
     fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
@@ -203,9 +220,10 @@ impl Relayed {
         }
     }
 
-    fn fail(&mut self, error: &hyper::Error) {
+    fn fail(&mut self, error: &StreamError) {
         if let Some(mut rest) = self.rest.take() {
-            let cause = cause_of(error);
+            let client = rest.call.state().client_failure();
+            let cause = client.unwrap_or_else(|| error.cause());
             tracing::debug!(%error, %cause, "response broke off");
             rest.call
                 .blame(Fault::seen_from(rest.side, cause, rest.meshed));

@@ -7,13 +7,13 @@ use http::header::HeaderValue;
 use http::request::Parts;
 use http::{Method, Request, Response};
 use http_body::Body as _;
-use hyper::body::Incoming;
 use whodunit_model::Cause;
 use whodunit_model::record::{Protocol, Side, Twin};
 
 use super::body::RequestBody;
 use super::head;
 use super::serve::Refusal;
+use super::stream::Incoming;
 use crate::call::{Call, Fault};
 use crate::upstream::{Endpoint, Failed, InFlight, Lease, Version};
 use crate::worker::Inlet;
@@ -224,8 +224,8 @@ fn again(
     spare: Option<Request<RequestBody>>,
     stale: usize,
 ) -> Result<Request<RequestBody>, Cause> {
-    if call.state().has_client_failed() {
-        return Err(Cause::ClientCancelled);
+    if let Some(cause) = call.state().client_failure() {
+        return Err(cause);
     }
     if stale >= STALE_MAX {
         return Err(failed.cause);

@@ -107,15 +107,11 @@ pub(crate) fn strip_own(headers: &mut HeaderMap) {
     }
 }
 
-/// Says whether the client asks for another protocol on this connection. A wish for HTTP/2
-/// is not passed on: the requests of such a connection could not be told apart.
+/// Says whether the client asks for another protocol on this connection. The codec keeps
+/// such a wish only where it may be passed on, which it may not for HTTP/2: the requests of
+/// such a connection could not be told apart.
 pub(crate) fn wants_upgrade(parts: &Parts) -> bool {
-    parts.version == Version::HTTP_11
-        && parts
-            .headers
-            .get(header::UPGRADE)
-            .is_some_and(|protocol| protocol != "h2c")
-        && connection_options(&parts.headers).any(|option| option.eq_ignore_ascii_case("upgrade"))
+    parts.version == Version::HTTP_11 && parts.headers.contains_key(header::UPGRADE)
 }
 
 fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
@@ -224,6 +220,30 @@ pub(crate) fn describe(parts: &Parts, worker: &Rc<Worker>, record: &mut RequestR
     record.trace = trace(&parts.headers);
     record.correlation = correlation(&parts.headers, redaction).into();
     record.probe = is_probe(&parts.headers);
+}
+
+/// Longest method and target of a refused head that are recorded, in bytes.
+const REFUSED_METHOD_BYTES_MAX: usize = 20;
+const REFUSED_TARGET_BYTES_MAX: usize = 2_048;
+
+/// Writes what can be told of a head that was refused into the record, secrets redacted.
+pub(crate) fn describe_refused(bytes: &[u8], worker: &Rc<Worker>, record: &mut RequestRecord) {
+    let bytes = bytes.trim_ascii_start();
+    let line = bytes.split(|b| matches!(b, b'\r' | b'\n')).next();
+    let mut parts = line.unwrap_or_default().split(|b| *b == b' ');
+    let method = parts.next().unwrap_or_default();
+    let is_method = (1..=REFUSED_METHOD_BYTES_MAX).contains(&method.len())
+        && method.iter().all(|b| b.is_ascii_uppercase() || *b == b'-');
+    let Some(target) = parts.next().filter(|_| is_method) else {
+        return;
+    };
+    record.protocol = Protocol::Http1;
+    record.method = worker.share(&String::from_utf8_lossy(method));
+    let target = &target[..target.len().min(REFUSED_TARGET_BYTES_MAX)];
+    let plain = target.starts_with(b"/") && target.iter().all(u8::is_ascii_graphic);
+    if let Some(target) = std::str::from_utf8(target).ok().filter(|_| plain) {
+        record.path = worker.config.redaction.path(target).path.into();
+    }
 }
 
 fn authority(parts: &Parts) -> &str {

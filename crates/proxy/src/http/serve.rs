@@ -7,7 +7,6 @@ use std::time::Instant;
 use http::header::HeaderValue;
 use http::request::Parts;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use whodunit_model::Cause;
 use whodunit_model::record::{Protocol, Side, Twin};
 
@@ -15,7 +14,8 @@ use super::body::{Relayed, RequestBody, ResponseBody, grpc_status};
 use super::forward::{self, Answered};
 use super::head::{self, Claim};
 use super::reply::{relayed_fault, reply};
-use super::upgrade;
+use super::stream::Incoming;
+use super::upgrade::Switched;
 use crate::call::{Call, Fault};
 use crate::worker::{Connection, Inlet};
 
@@ -33,10 +33,10 @@ pub(crate) async fn serve(
     let grpc = call.note(|record| record.protocol == Protocol::Grpc);
     let result = match admit(inlet, &parts) {
         Ok(()) => {
-            let upgrade = upgrade::Wish::take(&mut parts);
+            let upgrade = head::wants_upgrade(&parts);
             let body = RequestBody::new(body, call.state().clone(), grpc);
             let request = Request::from_parts(parts, body);
-            match forward::forward(inlet, &mut call, request, upgrade.is_some()).await {
+            match forward::forward(inlet, &mut call, request, upgrade).await {
                 Ok(answered) => return Ok(answer(inlet, call, answered, upgrade, to_twin)),
                 Err(refusal) => refusal,
             }
@@ -129,7 +129,7 @@ fn answer(
     inlet: &Inlet,
     mut call: Call,
     answered: Answered,
-    wish: Option<upgrade::Wish>,
+    wish: bool,
     to_twin: bool,
 ) -> Response<ResponseBody> {
     let Answered {
@@ -151,11 +151,16 @@ fn answer(
         parts.version = http::Version::HTTP_11;
     }
     if agreed {
-        return match wish {
-            Some(wish) => {
-                let mut response = Response::from_parts(parts, ResponseBody::empty());
-                wish.relay(&mut response, call, (lease, in_flight), endpoint.meshed);
-                response
+        let upstream = if wish { lease.into_io() } else { None };
+        return match upstream {
+            Some(upstream) => {
+                let switched = Switched {
+                    upstream,
+                    call,
+                    _in_flight: in_flight,
+                    meshed: endpoint.meshed,
+                };
+                Response::from_parts(parts, ResponseBody::Switched(Box::new(switched)))
             }
             None => {
                 let fault = Fault::seen_from(inlet.side(), Cause::BadResponseHead, endpoint.meshed);
@@ -198,11 +203,14 @@ fn note_head(inlet: &Inlet, call: &mut Call, parts: &mut http::response::Parts, 
 
 /// Records a head that was refused before it became a request, and answered with `status`;
 /// 0 if the connection was ended without an answer.
+///
+/// `bytes` is what arrived: method and path are recorded as far as they can be told.
 pub(crate) fn record_bad_head(
     connection: &Rc<Connection>,
     protocol: Protocol,
     started: Instant,
     status: u16,
+    bytes: &[u8],
 ) {
     let inlet = &connection.inlet;
     let side = inlet.side();
@@ -219,6 +227,7 @@ pub(crate) fn record_bad_head(
         record.twin = Twin::No;
         record.attempts = 0;
         record.status = status;
+        head::describe_refused(bytes, &inlet.worker, record);
     });
     call.count_in(inlet.scope(&std::sync::Arc::default()));
     call.blame(Fault::seen_from(side, Cause::BadRequestHead, false));

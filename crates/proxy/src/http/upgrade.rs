@@ -1,63 +1,41 @@
 //! WebSocket and other protocols that an HTTP/1.1 connection can turn into.
 
-use http::Response;
-use http::request::Parts;
-use hyper::upgrade::{OnUpgrade, on};
-use hyper_util::rt::TokioIo;
 use whodunit_model::Cause;
 
-use super::ResponseBody;
-use super::head;
 use crate::call::{Call, Fault};
+use crate::net::Io;
 use crate::opaque::{Broken, relay};
-use crate::upstream::{InFlight, Lease};
+use crate::upstream::InFlight;
 
-/// The client's wish to go on in another protocol.
-pub(crate) struct Wish(OnUpgrade);
+/// An endpoint's side of a connection that goes on in another protocol.
+pub(crate) struct Switched {
+    /// The connection to the endpoint.
+    pub(super) upstream: Io,
+    /// Ends with the connection.
+    pub(super) call: Call,
+    pub(super) _in_flight: InFlight,
+    pub(super) meshed: bool,
+}
 
-impl Wish {
-    /// Takes the wish out of a request, if it has one.
-    pub(crate) fn take(parts: &mut Parts) -> Option<Self> {
-        let wanted = head::wants_upgrade(parts);
-        let upgrade = parts.extensions.remove::<OnUpgrade>();
-        upgrade.filter(|_| wanted).map(Self)
-    }
-
-    /// Relays both ways once `response`, which agrees, has been sent. The call ends with
-    /// the connection; `kept` stays in use until then.
-    pub(crate) fn relay(
-        self,
-        response: &mut Response<ResponseBody>,
-        mut call: Call,
-        kept: (Lease, InFlight),
-        meshed: bool,
-    ) {
-        let upstream = on(response);
-        tokio::task::spawn_local(async move {
-            let _kept = kept;
-            let side = call.note(|record| record.side);
-            let (client, upstream) = match tokio::join!(self.0, upstream) {
-                (Ok(client), Ok(upstream)) => (client, upstream),
-                // Dropping the call tells that the client went away.
-                (Err(_), _) => return,
-                (Ok(_), Err(_)) => {
-                    call.blame(Fault::seen_from(side, Cause::ClosedEarly, meshed));
-                    call.end();
-                    return;
-                }
-            };
-            let state = call.state().clone();
-            let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-            match relay(&mut client, &mut upstream, &state).await {
-                Ok(()) => {}
-                Err(Broken::Client(_)) => {
-                    call.blame(Fault::seen_from(side, Cause::ClientCancelled, meshed));
-                }
-                Err(Broken::Upstream(cause)) => {
-                    call.blame(Fault::seen_from(side, cause, meshed));
-                }
+impl Switched {
+    /// Relays both ways until both have ended, or one breaks.
+    pub(super) async fn relay(mut self, mut client: Io) {
+        let side = self.call.note(|record| record.side);
+        let state = self.call.state().clone();
+        let cause = match relay(&mut client, &mut self.upstream, &state).await {
+            Ok(()) => None,
+            Err(Broken::Client(_)) => {
+                self.upstream.reset_on_close();
+                Some(Cause::ClientCancelled)
             }
-            call.end();
-        });
+            Err(Broken::Upstream(cause)) => {
+                client.reset_on_close();
+                Some(cause)
+            }
+        };
+        if let Some(cause) = cause {
+            self.call.blame(Fault::seen_from(side, cause, self.meshed));
+        }
+        self.call.end();
     }
 }

@@ -17,7 +17,7 @@ pub(crate) struct Failed {
 }
 
 /// Returns the cause that an error of hyper stands for.
-pub(crate) fn cause_of(error: &hyper::Error) -> Cause {
+pub(crate) fn hyper_cause(error: &hyper::Error) -> Cause {
     if error.is_parse() {
         return Cause::BadResponseHead;
     }

@@ -1,18 +1,19 @@
 //! HTTP/1.1 connections to one endpoint: a bounded stack of idle ones.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use http::header::{CONTENT_LENGTH, UPGRADE};
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{Builder, SendRequest};
-use hyper_util::rt::TokioIo;
+use http_body::Body as _;
 use whodunit_model::Cause;
 
 use super::Endpoint;
-use super::error::{Failed, cause_of};
-use crate::http::RequestBody;
+use super::error::Failed;
+use super::exchange::Exchange;
+use crate::http::{Incoming, RequestBody};
 use crate::net::{self, Io};
 
 /// How long a connection may be idle. Bursts leave many; most are never used again.
@@ -25,38 +26,39 @@ const IDLE_MAX: usize = 256;
 /// and the others run into the idle limit.
 #[derive(Default)]
 pub(super) struct Pool {
-    idle: RefCell<Vec<(SendRequest<RequestBody>, Instant)>>,
+    idle: RefCell<Vec<(Io, Instant)>>,
 }
 
 impl Pool {
-    fn take(&self) -> Option<SendRequest<RequestBody>> {
+    fn take(&self) -> Option<Io> {
         let mut idle = self.idle.borrow_mut();
-        while let Some((sender, since)) = idle.pop() {
-            if sender.is_ready() && since.elapsed() < IDLE {
-                return Some(sender);
+        while let Some((io, since)) = idle.pop() {
+            if since.elapsed() < IDLE && io.is_quiet() {
+                return Some(io);
             }
         }
         None
     }
 
-    fn put(&self, sender: SendRequest<RequestBody>) {
+    fn put(&self, io: Io) {
         let mut idle = self.idle.borrow_mut();
-        if idle.len() < IDLE_MAX && !sender.is_closed() {
-            idle.push((sender, Instant::now()));
+        if idle.len() < IDLE_MAX {
+            idle.push((io, Instant::now()));
         }
     }
 
     pub(super) fn sweep(&self, now: Instant) {
         let fresh = |since: Instant| now.saturating_duration_since(since) < IDLE;
+        // Whatever an endpoint says unasked is the answer to nobody's request.
         self.idle
             .borrow_mut()
-            .retain(|(sender, since)| fresh(*since) && !sender.is_closed());
+            .retain(|(io, since)| fresh(*since) && io.is_quiet());
     }
 }
 
 /// A connection for one request.
 pub(crate) struct Lease {
-    sender: SendRequest<RequestBody>,
+    exchange: Rc<RefCell<Exchange>>,
     endpoint: Rc<Endpoint>,
     /// Whether it carried a request before.
     pub(super) reused: bool,
@@ -64,30 +66,17 @@ pub(crate) struct Lease {
 
 impl Lease {
     pub(super) async fn acquire(endpoint: &Rc<Endpoint>) -> Result<Self, Cause> {
-        if let Some(sender) = endpoint.http1.take() {
-            return Ok(Self {
-                sender,
-                endpoint: endpoint.clone(),
-                reused: true,
-            });
-        }
-        let stream = net::connect(endpoint.address).await?;
-        let io = TokioIo::new(Io::new(stream, endpoint.transport.clone()));
-        let (sender, connection) = Builder::new()
-            .preserve_header_case(true)
-            .max_headers(crate::http::HEADERS_MAX)
-            .handshake(io)
-            .await
-            .map_err(|error| cause_of(&error))?;
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "upstream connection ended");
+        let (io, reused) = match endpoint.http1.take() {
+            Some(io) => (io, true),
+            None => {
+                let stream = net::connect(endpoint.address).await?;
+                (Io::new(stream, endpoint.transport.clone()), false)
             }
-        });
+        };
         Ok(Self {
-            sender,
+            exchange: Rc::new(RefCell::new(Exchange::new(io))),
             endpoint: endpoint.clone(),
-            reused: false,
+            reused,
         })
     }
 
@@ -95,26 +84,53 @@ impl Lease {
         &mut self,
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, Failed> {
-        self.sender
-            .try_send_request(request)
-            .await
-            .map_err(|mut error| Failed {
-                request: error.take_message().map(Box::new),
-                cause: cause_of(error.error()),
-            })
+        let (parts, body) = request.into_parts();
+        let client = body.client().cloned();
+        let mut kept = Some(body);
+        self.exchange.borrow_mut().begin(&parts, &mut kept);
+        let answered = poll_fn(|cx| self.exchange.borrow_mut().poll_head(cx, client.as_deref()));
+        let head = match answered.await {
+            Ok(head) => head,
+            Err(cause) => {
+                let unsent = self.exchange.borrow().is_unsent();
+                let request = kept.filter(|_| unsent);
+                return Err(Failed {
+                    cause,
+                    request: request.map(|body| Box::new(Request::from_parts(parts, body))),
+                });
+            }
+        };
+        let mut response = Response::new(Incoming::Endpoint(self.exchange.clone()));
+        *response.status_mut() = head.status;
+        let (map, spelling) = head.fields.into_map();
+        *response.headers_mut() = map;
+        if let Some(length) = head.length {
+            response.headers_mut().insert(CONTENT_LENGTH, length.into());
+        }
+        if let Some(protocol) = head.upgrade {
+            response.headers_mut().insert(UPGRADE, protocol);
+        }
+        response.extensions_mut().insert(spelling);
+        response
+            .extensions_mut()
+            .insert(crate::h1::Reason(head.reason.into()));
+        Ok(response)
     }
 
-    /// Puts the connection back, as soon as the request is sent completely too.
-    pub(super) fn give_back(mut self) {
-        if self.sender.is_ready() {
-            self.endpoint.http1.put(self.sender);
-            return;
-        }
-        tokio::task::spawn_local(async move {
-            let ready = tokio::time::timeout(IDLE, self.sender.ready()).await;
-            if matches!(ready, Ok(Ok(()))) {
-                self.endpoint.http1.put(self.sender);
-            }
-        });
+    /// Takes the connection out, once it has switched to another protocol.
+    pub(super) fn into_io(self) -> Option<Io> {
+        self.exchange.borrow_mut().take_io()
     }
+
+    /// Puts the connection back, unless something is left to send or was said too much.
+    pub(super) fn give_back(self) {
+        if let Some(io) = self.exchange.borrow_mut().take_reusable() {
+            self.endpoint.http1.put(io);
+        }
+    }
+}
+
+/// Says whether a body has anything to send.
+pub(super) fn has_body(body: &RequestBody) -> bool {
+    !body.is_end_stream()
 }

@@ -7,14 +7,13 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::{LocalBoxFuture, Shared};
 use http::{Request, Response};
-use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use whodunit_model::Cause;
 
 use super::Endpoint;
-use super::error::{Failed, cause_of};
-use crate::http::RequestBody;
+use super::error::{Failed, hyper_cause};
+use crate::http::{Incoming, RequestBody};
 use crate::net::{self, Io};
 use crate::worker::LocalExecutor;
 
@@ -111,7 +110,7 @@ fn connect(endpoint: &Rc<Endpoint>) -> impl Future<Output = Result<Sender, Cause
             .max_header_list_size(crate::http::HEADER_BYTES_MAX)
             .handshake(io)
             .await
-            .map_err(|error| cause_of(&error))?;
+            .map_err(|error| hyper_cause(&error))?;
         tokio::task::spawn_local(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "upstream connection ended");
@@ -158,9 +157,10 @@ impl Lease {
         self.sender
             .try_send_request(request)
             .await
+            .map(|response| response.map(Incoming::Http2))
             .map_err(|mut error| Failed {
                 request: error.take_message().map(Box::new),
-                cause: cause_of(error.error()),
+                cause: hyper_cause(error.error()),
             })
     }
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt as _;
@@ -16,7 +16,9 @@ use whodunit_model::record::{Detected, Protocol};
 use super::{Connection, Inlet, LocalExecutor, Phase};
 use crate::config::Declared;
 use crate::detect::{Verdict, is_tls, judge};
-use crate::http::{HEADER_BYTES_MAX, HEADERS_MAX, record_bad_head, refuse_connection, serve};
+use crate::http::{
+    HEADER_BYTES_MAX, Incoming, record_bad_head, refuse_connection, serve, serve_http1,
+};
 use crate::net::{Io, TcpListener, TcpStream};
 use crate::opaque::{Dialed, dial};
 use crate::upstream::is_violation;
@@ -116,7 +118,7 @@ async fn handle(
     let (spoken, detected) = spoken;
     let first = first.freeze();
     let tls = is_tls(&first);
-    io.put_back(first);
+    io.put_back(first.clone());
     let sequential = matches!(spoken, Spoken::Http1);
     let connection = Rc::new(Connection::new(
         &inlet,
@@ -134,7 +136,7 @@ async fn handle(
         Spoken::Opaque(dialed) => dialed.relay(&connection, &mut io, tls).await,
         Spoken::Refused(why) => {
             tracing::debug!(listener = inlet.name(), %peer, why, "refused a connection");
-            record_bad_head(&connection, Protocol::Http1, accepted, 400);
+            record_bad_head(&connection, Protocol::Http1, accepted, 400, &first);
             refuse_connection(&mut io, why).await;
         }
         Spoken::Nothing => {}
@@ -170,6 +172,8 @@ async fn first_words(
             _ => Spoken::Http1,
         },
         None if first.is_empty() => Spoken::Nothing,
+        // Its codec says what is wrong, and takes what other parsers would wrongly let pass.
+        Some(Verdict::Other) if declared == Verdict::Http1 => Spoken::Http1,
         _ if declared == Verdict::Http1 => Spoken::Refused("this port speaks HTTP/1"),
         _ => Spoken::Refused("this port speaks HTTP/2 with prior knowledge"),
     };
@@ -279,43 +283,12 @@ impl Drop for Registered {
     }
 }
 
-async fn serve_http1(connection: Rc<Connection>, io: Io, phase: watch::Receiver<Phase>) {
-    let service = service_fn({
-        let connection = connection.clone();
-        move |request| serve(connection.clone(), request)
-    });
-    let http = http1::Builder::new()
-        .preserve_header_case(true)
-        .max_headers(HEADERS_MAX)
-        .max_buf_size(HEADER_BYTES_MAX as usize)
-        .auto_date_header(false)
-        .serve_connection(TokioIo::new(io), service)
-        .with_upgrades();
-    let mut http = std::pin::pin!(http);
-    let started = Instant::now();
-    let result = tokio::select! {
-        result = http.as_mut() => result,
-        () = connection.close.notified() => return,
-        () = drained(phase) => {
-            http.as_mut().graceful_shutdown();
-            http.await
-        }
-    };
-    if let Err(error) = result {
-        tracing::debug!(peer = %connection.peer, %error, "connection ended");
-        // The request before was well formed, or there was none.
-        if error.is_parse() {
-            let status = if error.is_parse_too_large() { 431 } else { 400 };
-            let started = started.max(connection.idle_since());
-            record_bad_head(&connection, Protocol::Http1, started, status);
-        }
-    }
-}
-
 async fn serve_http2(connection: Rc<Connection>, io: Io, phase: watch::Receiver<Phase>) {
     let service = service_fn({
         let connection = connection.clone();
-        move |request| serve(connection.clone(), request)
+        move |request: http::Request<hyper::body::Incoming>| {
+            serve(connection.clone(), request.map(Incoming::Http2))
+        }
     });
     let http = http2::Builder::new(LocalExecutor)
         .max_concurrent_streams(STREAMS_MAX)
@@ -340,7 +313,7 @@ async fn serve_http2(connection: Rc<Connection>, io: Io, phase: watch::Receiver<
         tracing::debug!(peer = %connection.peer, %error, "connection ended");
         // What follows the preface but is no HTTP/2 never became a request.
         if is_violation(&error) {
-            record_bad_head(&connection, Protocol::Http2, Instant::now(), 0);
+            record_bad_head(&connection, Protocol::Http2, Instant::now(), 0, &[]);
         }
     }
 }

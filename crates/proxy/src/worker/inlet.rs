@@ -168,11 +168,6 @@ impl Connection {
         }
     }
 
-    /// Returns since when there is no request.
-    pub(super) fn idle_since(&self) -> Instant {
-        self.idle.get().1
-    }
-
     /// Counts a request while the guard lives.
     pub(crate) fn begin_request(self: &Rc<Self>) -> Busy {
         self.in_flight.set(self.in_flight.get() + 1);

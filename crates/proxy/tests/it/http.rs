@@ -336,7 +336,8 @@ async fn old_and_careful_clients_are_served() {
         app.address.to_string().as_str()
     );
 
-    let absolute = b"GET http://other.test/whole HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let absolute =
+        b"GET http://other.test/whole HTTP/1.1\r\nHost: other.test\r\nConnection: close\r\n\r\n";
     say(at(&proxy, "in"), absolute).await;
     assert_eq!(app.headers("/whole")["host"], "other.test");
 

@@ -11,6 +11,7 @@ mod discovery;
 mod failures;
 mod grpc;
 mod http;
+mod http1;
 mod junk;
 mod opaque;
 mod records;

@@ -1,0 +1,199 @@
+//! Writes heads and chunks anew: one framing field, ours.
+
+use std::sync::Arc;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::header::{self, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, StatusCode, Version};
+use http_body::Frame;
+
+use super::head::Framing;
+
+/// The names of a head's fields in their order, as they were written.
+#[derive(Clone, Debug)]
+pub(crate) struct Spelling(pub(crate) Arc<[Box<str>]>);
+
+/// The reason phrase of a response as it was received.
+#[derive(Clone, Debug)]
+pub(crate) struct Reason(pub(crate) Bytes);
+
+/// What connection options a head announces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Connection<'a> {
+    /// Nothing: HTTP/1.1 keeps the connection open by itself.
+    Implied,
+    /// `close`: nothing follows this message.
+    Close,
+    /// `keep-alive`, for HTTP/1.0 peers.
+    KeepAlive,
+    /// `upgrade`, with this protocol.
+    Upgrade(&'a HeaderValue),
+}
+
+/// Appends a request head.
+pub(crate) fn request(
+    out: &mut BytesMut,
+    parts: &http::request::Parts,
+    framing: Framing,
+    connection: Connection<'_>,
+) {
+    let target = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    out.extend_from_slice(parts.method.as_str().as_bytes());
+    out.put_u8(b' ');
+    out.extend_from_slice(target.as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    write_fields(out, &parts.headers, parts.extensions.get());
+    let said = parts.headers.contains_key(header::CONTENT_LENGTH);
+    let usual = matches!(parts.method, Method::POST | Method::PUT | Method::PATCH);
+    write_framing(out, framing, said || usual);
+    write_connection(out, connection);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a response head. `framing` is that of the head, which for `HEAD` and 304
+/// tells the length of a body that does not follow.
+pub(crate) fn response(
+    out: &mut BytesMut,
+    version: Version,
+    parts: &http::response::Parts,
+    framing: Framing,
+    connection: Connection<'_>,
+) {
+    status_line(out, version, parts.status, parts.extensions.get());
+    write_fields(out, &parts.headers, parts.extensions.get());
+    let said = parts.headers.contains_key(header::CONTENT_LENGTH);
+    let may_have_body = !parts.status.is_informational()
+        && !matches!(
+            parts.status,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        );
+    write_framing(out, framing, said && may_have_body);
+    write_connection(out, connection);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn status_line(out: &mut BytesMut, version: Version, status: StatusCode, reason: Option<&Reason>) {
+    let version: &[u8] = if version == Version::HTTP_10 {
+        b"HTTP/1.0 "
+    } else {
+        b"HTTP/1.1 "
+    };
+    out.extend_from_slice(version);
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.put_u8(b' ');
+    match reason {
+        Some(reason) => out.extend_from_slice(&reason.0),
+        None => out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes()),
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes the fields that came in under their names and in their order, then those of ours.
+fn write_fields(out: &mut BytesMut, map: &HeaderMap, spelling: Option<&Spelling>) {
+    let names: &[Box<str>] = spelling.map_or(&[], |spelling| &spelling.0);
+    for (i, name) in names.iter().enumerate() {
+        if is_ours(name) {
+            continue;
+        }
+        let before = names[..i]
+            .iter()
+            .filter(|known| known.eq_ignore_ascii_case(name))
+            .count();
+        if let Some(value) = map.get_all(&**name).iter().nth(before) {
+            write_field(out, name.as_bytes(), value.as_bytes());
+        }
+    }
+    for key in map.keys().filter(|key| !is_ours(key.as_str())) {
+        let written = names.iter().filter(|name| is_same(name, key)).count();
+        for value in map.get_all(key).iter().skip(written) {
+            write_field(out, key.as_str().as_bytes(), value.as_bytes());
+        }
+    }
+}
+
+fn is_same(name: &str, key: &HeaderName) -> bool {
+    name.eq_ignore_ascii_case(key.as_str())
+}
+
+/// Fields that this hop writes itself.
+fn is_ours(name: &str) -> bool {
+    const OURS: [HeaderName; 4] = [
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::CONNECTION,
+        header::UPGRADE,
+    ];
+    matches!(name.len(), 7 | 10 | 14 | 17) && OURS.iter().any(|ours| is_same(name, ours))
+}
+
+fn write_field(out: &mut BytesMut, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_framing(out: &mut BytesMut, framing: Framing, zero_is_said: bool) {
+    match framing {
+        Framing::None if zero_is_said => write_field(out, b"content-length", b"0"),
+        Framing::None | Framing::Close => {}
+        Framing::Length(length) => {
+            write_field(out, b"content-length", length.to_string().as_bytes());
+        }
+        Framing::Chunked => write_field(out, b"transfer-encoding", b"chunked"),
+    }
+}
+
+fn write_connection(out: &mut BytesMut, connection: Connection<'_>) {
+    match connection {
+        Connection::Implied => {}
+        Connection::Close => write_field(out, b"connection", b"close"),
+        Connection::KeepAlive => write_field(out, b"connection", b"keep-alive"),
+        Connection::Upgrade(protocol) => {
+            write_field(out, b"connection", b"upgrade");
+            write_field(out, b"upgrade", protocol.as_bytes());
+        }
+    }
+}
+
+/// Appends the line before a chunk of `length` bytes, which must not be 0.
+pub(crate) fn chunk_head(out: &mut BytesMut, length: usize) {
+    out.extend_from_slice(format!("{length:x}\r\n").as_bytes());
+}
+
+/// Appends the end of a chunk's data.
+pub(crate) fn chunk_tail(out: &mut BytesMut) {
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the last chunk and the trailers.
+pub(crate) fn last_chunk(out: &mut BytesMut, trailers: Option<&HeaderMap>) {
+    out.extend_from_slice(b"0\r\n");
+    for (name, value) in trailers.into_iter().flatten() {
+        write_field(out, name.as_str().as_bytes(), value.as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a frame of a body. Returns whether more may follow: trailers end a body.
+pub(crate) fn frame(out: &mut BytesMut, frame: Frame<Bytes>, chunked: bool) -> bool {
+    match frame.into_data() {
+        Ok(data) if data.is_empty() => true,
+        Ok(data) if chunked => {
+            chunk_head(out, data.len());
+            out.extend_from_slice(&data);
+            chunk_tail(out);
+            true
+        }
+        Ok(data) => {
+            out.extend_from_slice(&data);
+            true
+        }
+        Err(frame) => {
+            if chunked {
+                last_chunk(out, frame.trailers_ref());
+            }
+            false
+        }
+    }
+}

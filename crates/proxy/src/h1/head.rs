@@ -1,0 +1,585 @@
+//! Request and response heads, checked.
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::{Method, StatusCode, Version};
+
+/// Bounds of a head. Source of the numbers: `docs/limits.md`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Most bytes of a head.
+    pub(crate) head_bytes: usize,
+    /// Most header fields.
+    pub(crate) fields: usize,
+    /// Most bytes of a request target.
+    pub(crate) target_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head_bytes: 64 << 10,
+            fields: 128,
+            target_bytes: 16 << 10,
+        }
+    }
+}
+
+/// How the end of a body is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// There is no body.
+    None,
+    /// The body has this many bytes.
+    Length(u64),
+    /// The body is chunked.
+    Chunked,
+    /// The body ends with the connection (responses only).
+    Close,
+}
+
+/// A request head that may be forwarded.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestHead {
+    /// Method.
+    pub(crate) method: Method,
+    /// Target as received: origin form, absolute form or `*`.
+    pub(crate) target: String,
+    /// `HTTP/1.0` or `HTTP/1.1`.
+    pub(crate) version: Version,
+    /// Fields in order, with the names as they were written, without framing and hop-by-hop fields.
+    pub(crate) fields: Fields,
+    /// How the body is framed.
+    pub(crate) framing: Framing,
+    /// The declared length.
+    pub(crate) length: Option<u64>,
+    /// Whether the client keeps the connection open.
+    pub(crate) keep_alive: bool,
+    /// The client waits for `100 Continue`.
+    pub(crate) expects_continue: bool,
+    /// What the client wants to switch to, without `h2c`.
+    pub(crate) upgrade: Option<HeaderValue>,
+    /// Bytes of the head.
+    pub(crate) bytes: usize,
+}
+
+/// A response head that may be forwarded.
+#[derive(Clone, Debug)]
+pub(crate) struct ResponseHead {
+    /// Status code.
+    pub(crate) status: StatusCode,
+    /// Reason phrase as received.
+    pub(crate) reason: Vec<u8>,
+    /// Fields in order, without framing and hop-by-hop fields.
+    pub(crate) fields: Fields,
+    /// How the body is framed.
+    pub(crate) framing: Framing,
+    /// The declared length, also where there is no body: of `HEAD` and 304.
+    pub(crate) length: Option<u64>,
+    /// Whether the server keeps the connection open.
+    pub(crate) keep_alive: bool,
+    /// What the server switched to.
+    pub(crate) upgrade: Option<HeaderValue>,
+    /// Bytes of the head.
+    pub(crate) bytes: usize,
+}
+
+/// Header fields with the spelling and order they came in.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fields(pub(crate) Vec<(Box<str>, HeaderValue)>);
+
+impl Fields {
+    /// Appends a field.
+    pub(crate) fn push(&mut self, name: &str, value: HeaderValue) {
+        self.0.push((name.into(), value));
+    }
+
+    /// Returns the fields as a map, and their names as they were written.
+    pub(crate) fn into_map(self) -> (HeaderMap, super::Spelling) {
+        let mut map = HeaderMap::with_capacity(self.0.len() + 4);
+        let mut names = Vec::with_capacity(self.0.len());
+        for (name, value) in self.0 {
+            if let Ok(key) = HeaderName::from_bytes(name.as_bytes()) {
+                map.append(key, value);
+                names.push(name);
+            }
+        }
+        (map, super::Spelling(names.into()))
+    }
+}
+
+/// Why a head is refused, and with which status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum HeadError {
+    /// The head is longer than allowed, or has too many fields.
+    #[error("the head is too large")]
+    TooLarge,
+    /// The request target is longer than allowed.
+    #[error("the request target is too long")]
+    TargetTooLong,
+    /// The version is neither 1.0 nor 1.1.
+    #[error("the HTTP version is not supported")]
+    Version,
+    /// The expectation is not `100-continue`.
+    #[error("the expectation cannot be met")]
+    Expectation,
+    /// The method is not forwarded without a policy.
+    #[error("the method is not allowed here")]
+    Method,
+    /// Anything else that is not valid, or that two parsers may read differently.
+    #[error("bad head: {0}")]
+    Bad(&'static str),
+}
+
+impl HeadError {
+    /// Returns the status that refuses a request for this reason.
+    pub(crate) const fn status(self) -> StatusCode {
+        match self {
+            Self::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            Self::Expectation => StatusCode::EXPECTATION_FAILED,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Bad(_) => StatusCode::BAD_REQUEST,
+        }
+    }
+}
+
+const BAD: fn(&'static str) -> HeadError = HeadError::Bad;
+
+/// Parses the request head at the beginning of `bytes`; none if more bytes are needed.
+///
+/// # Errors
+/// When the head can not become valid, whatever follows.
+pub(crate) fn parse_request(
+    bytes: &[u8],
+    limits: &Limits,
+) -> Result<Option<RequestHead>, HeadError> {
+    let skipped = empty_lines(bytes);
+    let bytes = &bytes[skipped..];
+    let Some(end) = head_end(bytes, limits)? else {
+        let line = bytes.iter().position(|b| *b == b'\n');
+        if line.unwrap_or(bytes.len()) > limits.target_bytes + 64 {
+            return Err(HeadError::TargetTooLong);
+        }
+        if bytes
+            .first()
+            .is_some_and(|b| !b.is_ascii_graphic() && *b != b'\r')
+        {
+            return Err(BAD("the method is not a token"));
+        }
+        // What does not begin as a request never becomes one.
+        if let Some(line) = line {
+            request_line(&bytes[..line], limits)?;
+        }
+        return Ok(None);
+    };
+    let bytes = &bytes[..end];
+    request_line(bytes, limits)?;
+    let mut storage = vec![httparse::EMPTY_HEADER; limits.fields];
+    let mut parsed = httparse::Request::new(&mut storage);
+    match parsed.parse(bytes) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) => return Err(BAD("the head ends in the middle")),
+        Err(error) => return Err(parse_error(error)),
+    }
+    let method = parsed
+        .method
+        .and_then(|method| Method::from_bytes(method.as_bytes()).ok());
+    let method = method.ok_or(BAD("the method is not a token"))?;
+    let target = parsed.path.ok_or(BAD("there is no target"))?;
+    let version = version(parsed.version)?;
+    let mut found = Found::read(parsed.headers, version)?;
+    let host = host(&found, version)?;
+    check_target(&method, target, &host)?;
+    if found.expect.is_some() && version == Version::HTTP_10 {
+        found.expect = None;
+    }
+    let expects_continue = match &found.expect {
+        None => false,
+        Some(value) if value.as_bytes().eq_ignore_ascii_case(b"100-continue") => true,
+        Some(_) => return Err(HeadError::Expectation),
+    };
+    let framing = match (found.chunked, found.length) {
+        (true, _) => Framing::Chunked,
+        (false, Some(0) | None) => Framing::None,
+        (false, Some(length)) => Framing::Length(length),
+    };
+    // A connection cannot be switched while a body is still to come.
+    let upgrade = found.upgrade.take().filter(|value| {
+        framing == Framing::None && version == Version::HTTP_11 && !mentions_h2c(value)
+    });
+    Ok(Some(RequestHead {
+        method,
+        target: target.to_owned(),
+        version,
+        framing,
+        length: found.length,
+        keep_alive: found.keep_alive(version),
+        expects_continue: expects_continue && framing != Framing::None,
+        upgrade,
+        fields: found.fields,
+        bytes: skipped + end,
+    }))
+}
+
+/// Parses the response head at the beginning of `bytes`; none if more bytes are needed.
+///
+/// `method` is the request's: it decides whether there is a body.
+///
+/// # Errors
+/// When the head can not become valid, whatever follows.
+pub(crate) fn parse_response(
+    bytes: &[u8],
+    method: &Method,
+    limits: &Limits,
+) -> Result<Option<ResponseHead>, HeadError> {
+    let Some(end) = head_end(bytes, limits)? else {
+        return Ok(None);
+    };
+    let bytes = &bytes[..end];
+    let mut storage = vec![httparse::EMPTY_HEADER; limits.fields];
+    let mut parsed = httparse::Response::new(&mut storage);
+    match parsed.parse(bytes) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) => return Err(BAD("the head ends in the middle")),
+        Err(error) => return Err(parse_error(error)),
+    }
+    let status = parsed.code.filter(|code| (100..600).contains(code));
+    let status = status.and_then(|code| StatusCode::from_u16(code).ok());
+    let status = status.ok_or(BAD("the status is not between 100 and 599"))?;
+    let version = version(parsed.version)?;
+    let reason = parsed.reason.unwrap_or_default().as_bytes().to_vec();
+    let found = Found::read(parsed.headers, version)?;
+    let bodyless = *method == Method::HEAD
+        || status.is_informational()
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if found.chunked && (status.is_informational() || status == StatusCode::NO_CONTENT) {
+        return Err(BAD("a response without a body is framed as chunked"));
+    }
+    let framing = match (found.chunked, found.length) {
+        _ if bodyless => Framing::None,
+        (true, _) => Framing::Chunked,
+        (false, Some(0)) => Framing::None,
+        (false, Some(length)) => Framing::Length(length),
+        (false, None) => Framing::Close,
+    };
+    Ok(Some(ResponseHead {
+        status,
+        reason,
+        framing,
+        length: found.length,
+        keep_alive: found.keep_alive(version) && framing != Framing::Close,
+        upgrade: found.upgrade.clone(),
+        fields: found.fields,
+        bytes: end,
+    }))
+}
+
+/// At most two empty lines before a request line are passed over (RFC 9112 §2.2).
+fn empty_lines(bytes: &[u8]) -> usize {
+    let lines = bytes
+        .chunks_exact(2)
+        .take(2)
+        .take_while(|pair| *pair == b"\r\n")
+        .count();
+    lines * 2
+}
+
+/// Finds the end of the head. Every line must end in CRLF: a lone CR or LF is read
+/// as a line end by some parsers and as data by others.
+fn head_end(bytes: &[u8], limits: &Limits) -> Result<Option<usize>, HeadError> {
+    let mut line_start = 0;
+    let window = &bytes[..bytes.len().min(limits.head_bytes)];
+    let mut i = 0;
+    while i < window.len() {
+        match window[i] {
+            b'\r' => match window.get(i + 1) {
+                Some(b'\n') => {
+                    if i == line_start {
+                        return Ok(Some(i + 2));
+                    }
+                    i += 2;
+                    line_start = i;
+                    continue;
+                }
+                Some(_) => return Err(BAD("a carriage return stands alone")),
+                None => break,
+            },
+            b'\n' => return Err(BAD("a line feed stands alone")),
+            0 => return Err(BAD("a NUL byte")),
+            _ => {}
+        }
+        i += 1;
+    }
+    if bytes.len() >= limits.head_bytes {
+        Err(HeadError::TooLarge)
+    } else {
+        Ok(None)
+    }
+}
+
+/// The request line must be three parts with single spaces between them.
+fn request_line(bytes: &[u8], limits: &Limits) -> Result<(), HeadError> {
+    let end = bytes
+        .iter()
+        .position(|b| *b == b'\r')
+        .unwrap_or(bytes.len());
+    let line = &bytes[..end];
+    let mut parts = line.split(|b| *b == b' ');
+    let (Some(_), Some(target), Some(version), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(BAD(
+            "the request line is not three parts with single spaces",
+        ));
+    };
+    if target.len() > limits.target_bytes {
+        return Err(HeadError::TargetTooLong);
+    }
+    if !target.iter().all(u8::is_ascii_graphic) {
+        return Err(BAD("the target has bytes that must be escaped"));
+    }
+    match version {
+        b"HTTP/1.1" | b"HTTP/1.0" => Ok(()),
+        _ if version.starts_with(b"HTTP/") => Err(HeadError::Version),
+        _ => Err(BAD("the request line has no version")),
+    }
+}
+
+fn parse_error(error: httparse::Error) -> HeadError {
+    match error {
+        httparse::Error::TooManyHeaders => HeadError::TooLarge,
+        httparse::Error::Version => HeadError::Version,
+        httparse::Error::HeaderName => BAD("a field name is not a token"),
+        httparse::Error::HeaderValue => BAD("a field value has forbidden bytes"),
+        httparse::Error::Status => BAD("the status line is not valid"),
+        httparse::Error::Token => BAD("the method is not a token"),
+        httparse::Error::NewLine => BAD("a line does not end in CRLF"),
+    }
+}
+
+const fn version(minor: Option<u8>) -> Result<Version, HeadError> {
+    match minor {
+        Some(0) => Ok(Version::HTTP_10),
+        Some(1) => Ok(Version::HTTP_11),
+        _ => Err(HeadError::Version),
+    }
+}
+
+/// What the fields say, and those to be forwarded.
+#[derive(Default)]
+struct Found {
+    fields: Fields,
+    hosts: Vec<HeaderValue>,
+    chunked: bool,
+    length: Option<u64>,
+    close: bool,
+    says_keep_alive: bool,
+    expect: Option<HeaderValue>,
+    upgrade: Option<HeaderValue>,
+}
+
+impl Found {
+    fn read(headers: &[httparse::Header<'_>], version: Version) -> Result<Self, HeadError> {
+        let mut found = Self::default();
+        let mut hop_by_hop: Vec<Vec<u8>> = Vec::new();
+        let mut wants_upgrade = false;
+        let mut transfer_encodings = 0;
+        let mut lengths = 0;
+        for header in headers {
+            let name = HeaderName::from_bytes(header.name.as_bytes());
+            let name = name.map_err(|_| BAD("a field name is not a token"))?;
+            if header
+                .value
+                .iter()
+                .any(|b| (*b < 0x20 && *b != b'\t') || *b == 0x7f)
+            {
+                return Err(BAD("a field value has control characters"));
+            }
+            let value = HeaderValue::from_bytes(header.value);
+            let value = value.map_err(|_| BAD("a field value has forbidden bytes"))?;
+            check_look_alike(header.name)?;
+            match name {
+                TRANSFER_ENCODING => {
+                    transfer_encodings += 1;
+                    if !header.value.eq_ignore_ascii_case(b"chunked") {
+                        return Err(BAD("the transfer encoding is not exactly chunked"));
+                    }
+                    found.chunked = true;
+                }
+                CONTENT_LENGTH => {
+                    lengths += 1;
+                    found.length = Some(length(header.value)?);
+                }
+                CONNECTION => {
+                    for token in header.value.split(|b| *b == b',') {
+                        let token = token.trim_ascii().to_ascii_lowercase();
+                        match token.as_slice() {
+                            b"close" => found.close = true,
+                            b"keep-alive" => found.says_keep_alive = true,
+                            b"upgrade" => wants_upgrade = true,
+                            b"" | b"te" => {}
+                            // Fields the message needs to be understood may not be declared away.
+                            b"host" | b"content-length" | b"transfer-encoding" => {
+                                return Err(BAD("Connection names a field that must stay"));
+                            }
+                            _ => hop_by_hop.push(token),
+                        }
+                    }
+                }
+                UPGRADE => {
+                    if found.upgrade.replace(value).is_some() {
+                        return Err(BAD("there are two Upgrade fields"));
+                    }
+                }
+                EXPECT => {
+                    if found.expect.replace(value).is_some() {
+                        return Err(BAD("there are two Expect fields"));
+                    }
+                }
+                HOST => {
+                    found.hosts.push(value.clone());
+                    found.fields.push(header.name, value);
+                }
+                // A hop that forwards trailers may say so; other codings are not understood here.
+                TE if header.value.eq_ignore_ascii_case(b"trailers") => {
+                    found.fields.push(header.name, value);
+                }
+                TE => {}
+                _ if is_hop_by_hop(name.as_str()) => {}
+                _ => found.fields.push(header.name, value),
+            }
+        }
+        if transfer_encodings > 1 || lengths > 1 || (found.chunked && lengths > 0) {
+            return Err(BAD("there is more than one framing field"));
+        }
+        if found.chunked && version == Version::HTTP_10 {
+            return Err(BAD("HTTP/1.0 has no transfer encoding"));
+        }
+        if !wants_upgrade {
+            found.upgrade = None;
+        }
+        for name in hop_by_hop {
+            found
+                .fields
+                .0
+                .retain(|(field, _)| !field.as_bytes().eq_ignore_ascii_case(&name));
+        }
+        Ok(found)
+    }
+
+    const fn keep_alive(&self, version: Version) -> bool {
+        match version {
+            Version::HTTP_10 => self.says_keep_alive && !self.close,
+            _ => !self.close,
+        }
+    }
+}
+
+/// Fields of one connection, never forwarded (RFC 9110 §7.6.1).
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(name, "keep-alive" | "proxy-connection" | "http2-settings")
+}
+
+/// Refuses names that lax parsers take for framing fields or `Host`.
+fn check_look_alike(name: &str) -> Result<(), HeadError> {
+    if name.contains('_') {
+        let plain = name.replace('_', "-");
+        for framing in ["content-length", "transfer-encoding", "host"] {
+            if plain.eq_ignore_ascii_case(framing) {
+                return Err(BAD("a field name looks like a framing field"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn length(value: &[u8]) -> Result<u64, HeadError> {
+    let digits = !value.is_empty() && value.len() <= 18 && value.iter().all(u8::is_ascii_digit);
+    let text = digits.then(|| std::str::from_utf8(value).ok()).flatten();
+    text.and_then(|text| text.parse().ok())
+        .ok_or(BAD("the content length is not a number"))
+}
+
+fn host(found: &Found, version: Version) -> Result<String, HeadError> {
+    match found.hosts.as_slice() {
+        [] if version == Version::HTTP_10 => Ok(String::new()),
+        [] => Err(BAD("there is no Host")),
+        [host] => {
+            let text = host.to_str().map_err(|_| BAD("Host is not ASCII"))?;
+            if is_host(text) {
+                Ok(text.to_owned())
+            } else {
+                Err(BAD("Host is not a host"))
+            }
+        }
+        _ => Err(BAD("there are two Hosts")),
+    }
+}
+
+/// Says whether `text` is `uri-host [":" port]` without user info, lists or paths.
+pub(crate) fn is_host(text: &str) -> bool {
+    let (name, port) = if let Some(rest) = text.strip_prefix('[') {
+        let Some((address, rest)) = rest.split_once(']') else {
+            return false;
+        };
+        if address.parse::<std::net::Ipv6Addr>().is_err() {
+            return false;
+        }
+        match rest.strip_prefix(':') {
+            Some(port) => (address, Some(port)),
+            None if rest.is_empty() => (address, None),
+            None => return false,
+        }
+    } else {
+        let (name, port) = match text.split_once(':') {
+            Some((name, port)) => (name, Some(port)),
+            None => (text, None),
+        };
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
+        if !name.bytes().all(plain) {
+            return false;
+        }
+        (name, port)
+    };
+    let port_is_well = port.is_none_or(|port| {
+        port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    !name.is_empty() && name.len() <= 255 && port_is_well
+}
+
+fn check_target(method: &Method, target: &str, host: &str) -> Result<(), HeadError> {
+    if *method == Method::CONNECT {
+        return Err(HeadError::Method);
+    }
+    if target.contains('#') {
+        return Err(BAD("the target has a fragment"));
+    }
+    if target.starts_with('/') || (target == "*" && *method == Method::OPTIONS) {
+        return Ok(());
+    }
+    let rest = target
+        .get(..7)
+        .filter(|scheme| scheme.eq_ignore_ascii_case("http://"))
+        .map(|_| &target[7..])
+        .ok_or(BAD("the target is neither a path nor an http URL"))?;
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    if !is_host(authority) {
+        return Err(BAD("the target's authority is not a host"));
+    }
+    // Back ends disagree on which of the two counts.
+    if !host.is_empty() && !authority.eq_ignore_ascii_case(host) {
+        return Err(BAD("the target names another host than Host"));
+    }
+    Ok(())
+}
+
+fn mentions_h2c(value: &HeaderValue) -> bool {
+    value
+        .as_bytes()
+        .split(|b| *b == b',')
+        .any(|token| token.trim_ascii().to_ascii_lowercase().starts_with(b"h2c"))
+}

@@ -1,0 +1,412 @@
+//! Serves an HTTP/1 client: one task per connection, which reads, forwards and answers.
+
+mod response;
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, EXPECT, UPGRADE};
+use http::{Request, Response, StatusCode, Version};
+use http_body::Frame;
+use tokio::io::AsyncWrite as _;
+use tokio::sync::watch;
+use whodunit_model::record::Protocol;
+
+use super::body::ResponseBody;
+use super::serve::{record_bad_head, serve};
+use super::stream::{Incoming, StreamError};
+use crate::buffers::{self, BUFFER_BYTES};
+use crate::h1::{
+    BodyDecoder, BodyError, Decoded, Framing, HeadError, Limits, Reason, RequestHead, ResponseHead,
+    emit, parse_request,
+};
+use crate::net::Io;
+use crate::worker::{Connection, Phase};
+
+/// How long a client may take to read the last answer of a connection.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Most bytes that are thrown away so that an answer reaches its client.
+const DISCARD_BYTES_MAX: u64 = 256 << 10;
+
+/// How often a half-closed client is looked at: it may have gone away for good.
+const HALF_CLOSED_CHECK: Duration = Duration::from_millis(100);
+
+/// The connection to a client, shared between its task and the body of its request.
+pub(crate) struct Wire(RefCell<State>);
+
+struct State {
+    /// Taken by an upgrade.
+    io: Option<Io>,
+    input: BytesMut,
+    output: BytesMut,
+    /// Reads the body of the present request.
+    decoder: BodyDecoder,
+    /// The client waits for `100 Continue`.
+    holds_back: bool,
+    version: Version,
+    /// The client sends nothing more.
+    ended: bool,
+    broken: bool,
+}
+
+impl Wire {
+    fn new(io: Io) -> Rc<Self> {
+        Rc::new(Self(RefCell::new(State {
+            io: Some(io),
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            decoder: BodyDecoder::new(Framing::None),
+            holds_back: false,
+            version: Version::HTTP_11,
+            ended: false,
+            broken: false,
+        })))
+    }
+
+    /// Returns how much of the request body is left, where that is known.
+    pub(crate) fn left(&self) -> Option<u64> {
+        self.0.borrow().decoder.left()
+    }
+
+    /// Reads the request body.
+    pub(crate) fn poll_frame(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+        let mut state = self.0.borrow_mut();
+        loop {
+            let state = &mut *state;
+            let decoded = match state.decoder.decode(&mut state.input) {
+                Ok(decoded) => decoded,
+                Err(error) => {
+                    state.broken = true;
+                    return Poll::Ready(Some(Err(error.into())));
+                }
+            };
+            match decoded {
+                Decoded::Data(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Decoded::End(trailers) => {
+                    return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+                }
+                Decoded::More if state.ended => {
+                    state.broken = true;
+                    return Poll::Ready(Some(Err(BodyError::EndedEarly.into())));
+                }
+                Decoded::More => {}
+            }
+            if std::mem::take(&mut state.holds_back) {
+                state
+                    .output
+                    .extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+                // What cannot be written now is tried again by the task.
+                let _ = state.poll_flush(cx);
+            }
+            if let Err(error) = ready!(state.poll_fill(cx)) {
+                return Poll::Ready(Some(Err(error.into())));
+            }
+        }
+    }
+
+    /// Passes an interim response on; HTTP/1.0 has none, and `100 Continue` is ours to say.
+    pub(crate) fn pass_interim(&self, head: ResponseHead) {
+        let mut state = self.0.borrow_mut();
+        if head.status == StatusCode::CONTINUE || state.version == Version::HTTP_10 {
+            return;
+        }
+        let mut response = Response::new(());
+        *response.status_mut() = head.status;
+        let (map, spelling) = head.fields.into_map();
+        *response.headers_mut() = map;
+        response.extensions_mut().insert(spelling);
+        response.extensions_mut().insert(Reason(head.reason.into()));
+        let (parts, ()) = response.into_parts();
+        let implied = emit::Connection::Implied;
+        emit::response(
+            &mut state.output,
+            Version::HTTP_11,
+            &parts,
+            Framing::None,
+            implied,
+        );
+    }
+
+    /// Waits for the head of the next request; none when there is no next one.
+    async fn next_head(&self) -> Option<Result<RequestHead, HeadError>> {
+        poll_fn(|cx| self.0.borrow_mut().poll_head(cx)).await
+    }
+
+    /// Completes when the client has reset the connection. Meanwhile what is written for it
+    /// is sent, and what it sends ahead is kept, up to a bound.
+    fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.0.borrow_mut();
+        if matches!(state.poll_flush(cx), Poll::Ready(Err(_))) {
+            return Poll::Ready(());
+        }
+        while state.decoder.is_done() && !state.ended && state.input.len() < BUFFER_BYTES {
+            if ready!(state.poll_fill(cx)).is_err() {
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Completes when a client that half-closed has gone away altogether.
+    async fn left_for_good(&self) {
+        loop {
+            tokio::time::sleep(HALF_CLOSED_CHECK).await;
+            let state = self.0.borrow();
+            if state.ended && state.io.as_ref().is_none_or(Io::is_broken) {
+                return;
+            }
+        }
+    }
+
+    async fn flush(&self) -> io::Result<()> {
+        poll_fn(|cx| self.0.borrow_mut().poll_flush(cx)).await
+    }
+
+    /// Reads and drops the rest of a request body that nobody wanted.
+    async fn discard_body(&self) -> bool {
+        let discard = async {
+            let mut bytes = 0;
+            loop {
+                match poll_fn(|cx| self.poll_frame(cx)).await {
+                    None => return true,
+                    Some(Err(_)) => return false,
+                    Some(Ok(frame)) => bytes += frame.data_ref().map_or(0, Bytes::len) as u64,
+                }
+                if bytes > DISCARD_BYTES_MAX {
+                    return false;
+                }
+            }
+        };
+        tokio::time::timeout(LINGER, discard).await == Ok(true)
+    }
+
+    /// Ends the connection so that its last answer is read: unread bytes would reset it.
+    async fn linger(&self) {
+        let _ = self.flush().await;
+        let rest = async {
+            let shutdown = poll_fn(|cx| self.0.borrow_mut().poll_shutdown(cx)).await;
+            let mut bytes = 0;
+            while shutdown.is_ok() && bytes < DISCARD_BYTES_MAX {
+                let filled = poll_fn(|cx| {
+                    let mut state = self.0.borrow_mut();
+                    state.input.clear();
+                    state.poll_fill(cx)
+                });
+                match filled.await {
+                    Ok(count @ 1..) => bytes += count as u64,
+                    _ => return,
+                }
+            }
+        };
+        // A client that does not go away is left behind.
+        let _ = tokio::time::timeout(LINGER, rest).await;
+    }
+}
+
+impl State {
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.input.is_empty() {
+            buffers::release(&mut self.input);
+        }
+        let Some(io) = self.io.as_mut().filter(|_| !self.ended) else {
+            return Poll::Ready(Ok(0));
+        };
+        let filled = ready!(io.poll_fill(cx, &mut self.input));
+        self.ended = matches!(filled, Ok(0));
+        self.broken |= filled.is_err();
+        Poll::Ready(filled)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.output.is_empty() {
+            let Some(io) = &mut self.io else {
+                return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+            };
+            match ready!(Pin::new(io).poll_write(cx, &self.output)) {
+                Ok(count @ 1..) => self.output.advance(count),
+                Ok(_) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Err(error) => {
+                    self.broken = true;
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+        buffers::release(&mut self.output);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Some(io) => Pin::new(io).poll_shutdown(cx),
+            None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<RequestHead, HeadError>>> {
+        let mut seen = 0;
+        loop {
+            // A head is not read again for each byte that a slow client adds.
+            let added = &self.input[seen..];
+            let decides = seen == 0 || added.iter().any(|b| matches!(b, 0 | b'\n'));
+            if !added.is_empty() && (decides || self.input.len() > BUFFER_BYTES) {
+                match parse_request(&self.input, &Limits::default()) {
+                    Ok(Some(head)) => {
+                        self.input.advance(head.bytes);
+                        buffers::release(&mut self.input);
+                        return Poll::Ready(Some(Ok(head)));
+                    }
+                    Ok(None) => {}
+                    Err(error) => return Poll::Ready(Some(Err(error))),
+                }
+            }
+            seen = self.input.len();
+            match ready!(self.poll_fill(cx)) {
+                Ok(1..) => {}
+                _ => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+/// What follows a request on its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// The next request.
+    Request,
+    /// An orderly end.
+    End,
+    /// Nothing: the connection is broken, or belongs to another protocol now.
+    Nothing,
+}
+
+/// Serves the requests of a connection until it ends.
+pub(crate) async fn serve_http1(connection: Rc<Connection>, io: Io, phase: watch::Receiver<Phase>) {
+    let wire = Wire::new(io);
+    loop {
+        let head = tokio::select! {
+            biased;
+            head = wire.next_head() => head,
+            () = connection.close.notified() => return,
+            () = drained(phase.clone()) => return,
+        };
+        let started = Instant::now();
+        let next = match head {
+            None => return,
+            Some(Ok(head)) => exchange(&connection, &wire, head, &phase).await,
+            Some(Err(why)) => {
+                refuse(&connection, &wire, why, started).await;
+                Next::End
+            }
+        };
+        match next {
+            Next::Request => {}
+            Next::End => return wire.linger().await,
+            Next::Nothing => return,
+        }
+    }
+}
+
+async fn drained(mut phase: watch::Receiver<Phase>) {
+    // An error says that nobody can start draining any more, which is as good.
+    let _ = phase.wait_for(|phase| *phase == Phase::Draining).await;
+}
+
+/// Answers and records a head that is no request.
+async fn refuse(connection: &Rc<Connection>, wire: &Wire, why: HeadError, started: Instant) {
+    let status = why.status();
+    let text = why.to_string();
+    tracing::debug!(peer = %connection.peer, why = text, "refused a request head");
+    {
+        let mut state = wire.0.borrow_mut();
+        record_bad_head(
+            connection,
+            Protocol::Http1,
+            started,
+            status.as_u16(),
+            &state.input,
+        );
+        let answer = super::reply::bad_head(status, &text);
+        state.output.extend_from_slice(answer.as_bytes());
+    }
+    // Whoever sends junk may be gone already; then there is nobody to tell.
+    let _ = wire.flush().await;
+}
+
+/// Forwards one request and answers it.
+async fn exchange(
+    connection: &Rc<Connection>,
+    wire: &Rc<Wire>,
+    head: RequestHead,
+    phase: &watch::Receiver<Phase>,
+) -> Next {
+    let _busy = connection.begin_request();
+    let asked = response::Asked::of(&head);
+    {
+        let mut state = wire.0.borrow_mut();
+        state.decoder = BodyDecoder::new(head.framing);
+        state.holds_back = head.expects_continue;
+        state.version = head.version;
+    }
+    let Some(request) = request(wire, head) else {
+        refuse(
+            connection,
+            wire,
+            HeadError::Bad("the target is not a URI"),
+            Instant::now(),
+        )
+        .await;
+        return Next::End;
+    };
+    let response = {
+        let mut serving = pin!(serve(connection.clone(), request));
+        let mut gone = pin!(wire.left_for_good());
+        poll_fn(|cx| {
+            if let Poll::Ready(response) = serving.as_mut().poll(cx) {
+                return Poll::Ready(Some(response));
+            }
+            if wire.poll_gone(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            let half_closed = wire.0.borrow().ended;
+            if half_closed && gone.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            Poll::Pending
+        })
+        .await
+    };
+    // Dropping what serves the request has cancelled it, if the client went away.
+    let Some(Ok(response)) = response else {
+        return Next::Nothing;
+    };
+    let draining = || *phase.borrow() == Phase::Draining;
+    response::answer(wire, asked, response, draining).await
+}
+
+fn request(wire: &Rc<Wire>, head: RequestHead) -> Option<Request<Incoming>> {
+    let mut request = Request::new(Incoming::Client(wire.clone()));
+    *request.uri_mut() = head.target.parse().ok()?;
+    *request.method_mut() = head.method;
+    *request.version_mut() = head.version;
+    let (mut map, spelling) = head.fields.into_map();
+    map.remove(EXPECT);
+    if let Some(length) = head.length {
+        map.insert(CONTENT_LENGTH, length.into());
+    }
+    if let Some(protocol) = head.upgrade {
+        map.insert(UPGRADE, protocol);
+    }
+    *request.headers_mut() = map;
+    request.extensions_mut().insert(spelling);
+    Some(request)
+}

@@ -1,0 +1,100 @@
+//! Bodies as they come in: over HTTP/2, from an HTTP/1 client, or from an HTTP/1 endpoint.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use whodunit_model::Cause;
+
+use super::http1::Wire;
+use crate::h1::BodyError;
+use crate::upstream::{Exchange, hyper_cause, io_cause};
+
+/// Why a body or a message cannot be read on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StreamError {
+    /// HTTP/2 failed.
+    #[error(transparent)]
+    Http2(#[from] hyper::Error),
+    /// The connection failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The body is not framed as announced.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// The request body that the response belongs to broke off.
+    #[error("the client's request broke off")]
+    Client,
+}
+
+impl StreamError {
+    /// Returns the cause this stands for when an endpoint is the reason.
+    pub(crate) fn cause(&self) -> Cause {
+        match self {
+            Self::Http2(error) => hyper_cause(error),
+            Self::Io(error) => io_cause(error.kind()),
+            Self::Body(BodyError::EndedEarly) => Cause::ClosedEarly,
+            Self::Body(BodyError::BadChunk(_)) => Cause::BadResponseHead,
+            Self::Client => Cause::ClientCancelled,
+        }
+    }
+}
+
+/// A body that comes in.
+pub(crate) enum Incoming {
+    /// Over HTTP/2.
+    Http2(hyper::body::Incoming),
+    /// The request of an HTTP/1 client.
+    Client(Rc<Wire>),
+    /// The response of an HTTP/1 endpoint.
+    Endpoint(Rc<RefCell<Exchange>>),
+}
+
+impl Incoming {
+    /// Returns the connection of the HTTP/1 client this comes from.
+    pub(crate) fn client(&self) -> Option<&Rc<Wire>> {
+        match self {
+            Self::Client(wire) => Some(wire),
+            _ => None,
+        }
+    }
+}
+
+impl Body for Incoming {
+    type Data = Bytes;
+    type Error = StreamError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+        match &mut *self {
+            Self::Http2(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(StreamError::Http2))),
+            Self::Client(wire) => wire.poll_frame(cx),
+            Self::Endpoint(exchange) => exchange.borrow_mut().poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http2(body) => body.is_end_stream(),
+            Self::Client(wire) => wire.left() == Some(0),
+            Self::Endpoint(exchange) => exchange.borrow().left() == Some(0),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let left = match self {
+            Self::Http2(body) => return body.size_hint(),
+            Self::Client(wire) => wire.left(),
+            Self::Endpoint(exchange) => exchange.borrow().left(),
+        };
+        left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
