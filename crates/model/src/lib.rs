@@ -13,6 +13,7 @@ pub mod outcome;
 pub mod record;
 pub mod redact;
 pub mod route;
+pub mod route_rule;
 pub mod rows;
 pub mod time;
 pub mod topology;
@@ -23,5 +24,6 @@ pub use outcome::{Cause, Origin, Outcome};
 pub use record::{
     Detected, Kind, Party, Protocol, RequestRecord, Side, TlsState, TraceContext, Twin,
 };
+pub use route_rule::RouteRule;
 pub use rows::{Rows, Strings, Symbol};
 pub use topology::{Change, Endpoint, Service, Topology};

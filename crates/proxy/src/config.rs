@@ -4,16 +4,17 @@
 //! misspelled key would otherwise be silently without effect.
 
 mod file;
+mod route;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use whodunit_flight::Mode;
-use whodunit_model::Party;
 use whodunit_model::record::Side;
 use whodunit_model::redact::Redaction;
 use whodunit_model::topology::ServiceName;
+use whodunit_model::{Party, RouteRule};
 
 /// Everything a proxy is told.
 #[derive(Clone, Debug)]
@@ -62,6 +63,8 @@ pub struct Listener {
     pub protocol: Declared,
     /// Where requests go.
     pub target: Target,
+    /// What holds for which requests; the first rule that matches counts.
+    pub routes: Vec<RouteRule>,
 }
 
 /// What a listener is declared to speak.

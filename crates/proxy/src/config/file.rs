@@ -13,6 +13,7 @@ use whodunit_model::record::Side;
 use whodunit_model::redact::Redaction;
 use whodunit_model::topology::ServiceName;
 
+use super::route::{self, RouteTable};
 use super::{Config, ConfigError, Declared, Listener, Record, Target};
 
 /// Most worker threads; more than any machine of today has use for.
@@ -60,6 +61,8 @@ struct ListenerTable {
     forward: Option<Spanned<String>>,
     service: Option<Spanned<String>>,
     namespace: Option<Spanned<String>>,
+    #[serde(default)]
+    route: Vec<Spanned<RouteTable>>,
 }
 
 #[derive(Deserialize)]
@@ -100,7 +103,7 @@ struct Policy {
 }
 
 /// Turns positions of the text into errors.
-struct Source<'a> {
+pub(super) struct Source<'a> {
     text: &'a str,
     path: &'a Path,
 }
@@ -115,7 +118,7 @@ impl Source<'_> {
         }
     }
 
-    fn at<T>(&self, value: &Spanned<T>, what: String) -> ConfigError {
+    pub(super) fn at<T>(&self, value: &Spanned<T>, what: String) -> ConfigError {
         self.error(value.span().start, what)
     }
 
@@ -131,7 +134,7 @@ impl Source<'_> {
         })
     }
 
-    fn name(&self, key: &str, value: &Spanned<String>) -> Result<String, ConfigError> {
+    pub(super) fn name(&self, key: &str, value: &Spanned<String>) -> Result<String, ConfigError> {
         let name = value.get_ref();
         let plain = !name.is_empty()
             && name.len() <= 253
@@ -318,8 +321,14 @@ fn listeners(
             );
             return Err(source.at(spanned, what));
         }
+        let discovered = match &target {
+            Target::Service(service) => Some(service.namespace.as_str()),
+            Target::Forward(_) => None,
+        };
+        let routes = route::rules(source, &table.route, discovered)?;
         listeners.push(Listener {
             name,
+            routes,
             listen,
             direction,
             protocol,

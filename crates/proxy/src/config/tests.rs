@@ -1,3 +1,5 @@
+use whodunit_model::route_rule::{PathMatch, Retries};
+
 use super::*;
 
 const GOOD: &str = r#"
@@ -157,5 +159,105 @@ fn the_key_file_is_32_hexadecimal_digits() {
     assert_eq!(
         parse(&text).unwrap().redaction.key,
         std::array::from_fn(|i| i as u8)
+    );
+}
+
+/// `GOOD` with a route of its second listener.
+fn with_route(lines: &str) -> String {
+    let service = "service = \"voting\"\n";
+    GOOD.replacen(
+        service,
+        &format!("{service}[[listener.route]]\n{lines}\n"),
+        1,
+    )
+}
+
+#[track_caller]
+fn check_route(lines: &str, expected: &str) {
+    let error = parse(&with_route(lines)).expect_err(lines);
+    let error = error.to_string();
+    let what = error.split_once(": ").map_or("", |(_, what)| what);
+    assert_eq!(what, expected);
+}
+
+#[test]
+fn routes_are_read_in_order_with_their_defaults() {
+    let text = with_route(
+        "name = \"slow\"\nhost = \"*.local\"\nmethod = \"GET\"\npath_template = \"/users/{}\"\n\
+         timeout = { request_ms = 1500, idle_ms = 20 }\n\
+         retry = { attempts = 2, on = [\"5xx\", \"UNAVAILABLE\"], non_idempotent = true }\n\
+         [[listener.route]]\ngrpc = \"a.B/C\"\n\
+         split = [{ service = \"v1\", weight = 9 }, { service = \"v2\", namespace = \"n\", weight = 1 }]",
+    );
+    let config = parse(&text).unwrap();
+    let routes = &config.listeners[1].routes;
+    assert!(config.listeners[0].routes.is_empty());
+    assert_eq!(routes[0].name, "slow");
+    assert_eq!(
+        routes[0].matches.path,
+        PathMatch::Template("/users/{}".to_owned())
+    );
+    let timeouts = routes[0].timeouts;
+    assert_eq!(
+        (
+            timeouts.request_ms,
+            timeouts.response_headers_ms,
+            timeouts.idle_ms
+        ),
+        (Some(1_500), None, Some(20))
+    );
+    assert_eq!(routes[0].retries.attempts_max, 2);
+    assert!(routes[0].retries.on_status(503) && routes[0].retries.on_grpc(14));
+    assert!(!routes[0].retries.on_cause(whodunit_model::Cause::Reset));
+    assert_eq!(routes[1].retries, Retries::default());
+    let split: Vec<String> = routes[1]
+        .split
+        .iter()
+        .map(|w| w.service.to_string())
+        .collect();
+    assert_eq!(split, ["v1.emojivoto", "v2.n"]);
+}
+
+#[test]
+fn mistakes_in_routes_are_named() {
+    check_route(
+        "path = \"/a\"\npath_prefix = \"/b\"",
+        "`route.path_prefix` comes on top of another form of path: keep one",
+    );
+    check_route(
+        "path = \"a\"",
+        "`route.path` is `a`: begin with `/`, without a query",
+    );
+    check_route(
+        "method = \"get\"",
+        "`route.method` is `get`: write it in capitals such as GET",
+    );
+    check_route(
+        "grpc = \"/a.B/C\"",
+        "`route.grpc` is `/a.B/C`: write package.Service or package.Service/Method, without a \
+         leading `/`",
+    );
+    check_route(
+        "timeout = { request_ms = 0 }",
+        "`route.timeout.request_ms` is 0: use 1 to 86400000, or leave it out for no limit",
+    );
+    check_route(
+        "retry = { attempts = 0 }",
+        "`route.retry.attempts` is 0: use 1 (no retry) to 10",
+    );
+    check_route(
+        "retry = { on = [\"never\"] }",
+        "`route.retry.on`: `never` is nothing a try can fail with: use a status (503, 5xx), a gRPC \
+         status (UNAVAILABLE) or a cause (reset, closed_early, connect_refused, connect_timeout, \
+         response_headers_timeout)",
+    );
+    check_route(
+        "split = [{ service = \"a\", weight = 0 }]",
+        "`route.split` has no weight above 0: give at least one service a share",
+    );
+    check(
+        "forward = \"127.0.0.1:9101\"",
+        "forward = \"127.0.0.1:9101\"\n[[listener.route]]\nsplit = [{ service = \"a\", weight = 1 }]",
+        "proxy.toml:17: `route.split` needs a listener with `service`: it forwards to one address",
     );
 }

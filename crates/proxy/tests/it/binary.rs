@@ -140,7 +140,7 @@ async fn a_signal_ends_it_in_order() {
 }
 
 /// Every key that the reader of the file knows.
-const KEYS: [&str; 27] = [
+const KEYS: &[&str] = &[
     "workers",
     "workload.namespace",
     "workload.name",
@@ -165,6 +165,23 @@ const KEYS: [&str; 27] = [
     "shutdown.grace_ms",
     "policy.default",
     "identity",
+    "route.name",
+    "route.host",
+    "route.method",
+    "route.path",
+    "route.path_prefix",
+    "route.path_template",
+    "route.grpc",
+    "route.timeout.request_ms",
+    "route.timeout.response_headers_ms",
+    "route.timeout.idle_ms",
+    "route.retry.attempts",
+    "route.retry.on",
+    "route.retry.non_idempotent",
+    "route.retry.body_bytes",
+    "route.retry.budget_percent",
+    "route.retry.budget_per_second",
+    "route.split",
     "detect",
     "opaque",
     "grpc",
