@@ -63,6 +63,9 @@ pub struct Proxy {
     pub detection_fall_backs: u64,
     /// Open connections.
     pub open_connections: u64,
+    /// How often each limit of `docs/limits.md` was reached, by its name; those that were not are left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<Count>,
     /// Its clock minus the server's, milliseconds.
     pub clock_offset_ms: f64,
     /// The conservation equations.

@@ -1,4 +1,5 @@
-//! Generates Rust from the `.proto` files, into files that are committed.
+//! Generates Rust from the `.proto` files and pages of the documentation from tables in
+//! the code, into files that are committed.
 //!
 //! Nothing else needs a protobuf compiler: not the product's build, and not a
 //! machine that only changes Rust. `cargo xtask codegen` runs this program;
@@ -42,8 +43,8 @@ fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match args[..] {
-        [] => for_each(write),
-        ["--check"] => for_each(check),
+        [] => for_each(write).and_then(|()| each_page(false)),
+        ["--check"] => for_each(check).and_then(|()| each_page(true)),
         _ => {
             let _ = writeln!(io::stderr(), "usage: cargo xtask codegen [--check]");
             return ExitCode::from(2);
@@ -61,10 +62,7 @@ fn main() -> ExitCode {
 
 /// Does something with each protocol's folder and files, and prints what it says.
 fn for_each(act: fn(&Path, &Files) -> Result<String>) -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let root = root
-        .canonicalize()
-        .with_context(|| format!("find {}", root.display()))?;
+    let root = root()?;
     for protocol in PROTOCOLS {
         let folder = root.join(protocol.folder);
         let files = generate(&folder.join("proto"), protocol.services)
@@ -74,6 +72,44 @@ fn for_each(act: fn(&Path, &Files) -> Result<String>) -> Result<()> {
             .context("print to standard output")?;
     }
     Ok(())
+}
+
+/// Pages of the documentation that are generated, by path in the repository.
+fn pages() -> [(&'static str, String); 1] {
+    [("docs/limits.md", whodunit_model::limit::page())]
+}
+
+/// Writes the pages, or with `check` fails when one is not what would be written.
+fn each_page(check: bool) -> Result<()> {
+    let root = root()?;
+    for (name, text) in pages() {
+        let path = root.join(name);
+        let committed = match fs::read_to_string(&path) {
+            Ok(committed) => committed,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        };
+        let said = if committed == text {
+            "current"
+        } else if check {
+            bail!(
+                "stale; run `cargo xtask codegen` and commit what it changes: {}",
+                first_difference(name, &committed, &text)
+            );
+        } else {
+            fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+            "changed"
+        };
+        writeln!(io::stdout(), "{name}: {said}").context("print to standard output")?;
+    }
+    Ok(())
+}
+
+/// Returns the folder of the repository.
+fn root() -> Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    root.canonicalize()
+        .with_context(|| format!("find {}", root.display()))
 }
 
 /// Compiles every `.proto` file under a folder.

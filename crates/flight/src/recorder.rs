@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
+use whodunit_model::Limit;
 use whodunit_model::id::{BootId, RequestId};
 use whodunit_model::record::RequestRecord;
 use whodunit_model::rows::Rows;
@@ -49,9 +50,9 @@ impl Config {
         Self {
             boot,
             mode: Mode::Send,
-            queue_rows: 8_192,
+            queue_rows: Limit::QueueRows.count(),
             batch_rows: 2_048,
-            buffer_bytes: 6 << 20,
+            buffer_bytes: Limit::BufferBytes.count(),
         }
     }
 }

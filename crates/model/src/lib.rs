@@ -9,6 +9,7 @@
 pub mod filter;
 pub mod id;
 pub mod latency;
+pub mod limit;
 pub mod outcome;
 pub mod record;
 pub mod redact;
@@ -20,6 +21,7 @@ pub mod topology;
 
 pub use filter::Filter;
 pub use id::{BootId, RequestId};
+pub use limit::Limit;
 pub use outcome::{Cause, Origin, Outcome};
 pub use record::{
     Detected, Kind, Party, Protocol, RequestRecord, Side, TlsState, TraceContext, Twin,

@@ -76,6 +76,8 @@ pub struct Report {
     pub clock_offset_us: i64,
     /// Open connections.
     pub open_connections: u64,
+    /// How often each limit was reached, by name.
+    pub limits: Vec<Count>,
     /// The conservation equations.
     pub conservation: Conservation,
 }
@@ -262,6 +264,7 @@ impl Proxies {
                 detection_fall_backs: report.detection_fall_backs,
                 clock_offset_us: report.clock_offset_us,
                 open_connections: report.open_connections,
+                limits: limits(report.limits),
                 conservation: conservation(report.conservation.unwrap_or_default()),
             };
         });
@@ -365,6 +368,18 @@ fn counts(found: HashMap<String, u64>) -> Vec<Count> {
         .collect();
     counts.sort_by(|a, b| a.reason.cmp(&b.reason));
     counts
+}
+
+/// Keeps the limits that were reached: as many as there are, and some of newer proxies.
+fn limits(found: HashMap<String, u64>) -> Vec<Count> {
+    let mut limits: Vec<Count> = found
+        .into_iter()
+        .filter(|(name, hits)| name.len() <= NAME_BYTES_MAX && *hits > 0)
+        .map(|(reason, count)| Count { reason, count })
+        .collect();
+    limits.sort_by(|a, b| a.reason.cmp(&b.reason));
+    limits.truncate(2 * whodunit_model::limit::COUNT);
+    limits
 }
 
 /// Forgets the boot that matters least: one without a stream, heard longest ago.

@@ -18,11 +18,12 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::control::State;
+use crate::limits::{self, Limit};
 use crate::metrics::{Own, Snapshot, render};
 use crate::worker::{Ask, Phase, own_labels};
 
 /// Most connections at a time; scrapers and probes need a few.
-const CONNECTIONS_MAX: usize = 64;
+const CONNECTIONS_MAX: usize = Limit::AdminConnections.count();
 
 /// How long a worker thread may take to tell its numbers.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -55,6 +56,7 @@ pub(crate) async fn serve(state: Rc<State>, socket: std::net::TcpListener) {
         };
         // Above the limit the connection is closed at once.
         if slots.available_permits() == 0 {
+            limits::hit(Limit::AdminConnections);
             continue;
         }
         let (state, slots) = (state.clone(), slots.clone());
@@ -169,12 +171,12 @@ async fn metrics(state: &State) -> String {
     )]
     let seconds = |us: i64| us as f64 / 1e6;
     let uptime_us = crate::clock::micros(state.clock.uptime());
+    let counters = state.recorder.counters();
     let own = Own {
         labels: own_labels(&state.config.workload).text(),
-        counters: state.recorder.counters(),
+        counters,
         detection_fall_backs: stats.detection_fall_backs.read(),
-        connections_refused: stats.connections_refused.read(),
-        requests_shed: stats.requests_shed.read(),
+        limits: stats.limits.all(&counters).collect(),
         discovery_age_s: state.discovery_age().map(|age| age.as_secs_f64()),
         clock_offset_s: seconds(state.clock_offset_us.get()),
         start_time_s: seconds(state.clock.now_us() - uptime_us),

@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::stats::Stats;
 use crate::upstream::Known;
 use crate::worker::{Ask, Phase};
-use crate::{admin, sending};
+use crate::{admin, limits, sending};
 
 /// What the control thread is given.
 pub(crate) struct Control {
@@ -93,6 +93,7 @@ impl State {
 
 /// Runs the control thread until the worker threads have ended and the last records are sent.
 pub(crate) async fn run(control: Control) {
+    limits::enter(&control.stats.limits);
     let Control {
         config,
         services,

@@ -15,5 +15,5 @@ pub(crate) use reply::refuse_connection;
 pub(crate) use serve::{record_bad_head, serve};
 pub(crate) use stream::{Incoming, StreamError};
 
-/// Most bytes of a head; more is refused.
-pub(crate) const HEADER_BYTES_MAX: u32 = 64 << 10;
+/// Most bytes of the fields of an HTTP/2 message; more is refused.
+pub(crate) const HEADER_BYTES_MAX: u32 = crate::limits::Limit::Http2FieldBytes.count_u32();

@@ -20,6 +20,7 @@ mod control;
 mod detect;
 mod h1;
 mod http;
+mod limits;
 mod metrics;
 mod net;
 mod opaque;

@@ -15,6 +15,7 @@ pub(crate) use tokio::net::{TcpListener, TcpStream};
 use whodunit_model::Cause;
 
 use crate::buffers;
+use crate::limits::{self, Limit};
 use crate::metrics::Transport;
 
 /// Connections that may wait to be accepted, the limit of most kernels.
@@ -23,7 +24,7 @@ const BACKLOG: i32 = 4_096;
 /// How long a connection to an endpoint or the application may take to be accepted.
 ///
 /// Linkerd's outbound default. Inbound it allows 300 ms, too little for a busy laptop.
-pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const CONNECT_TIMEOUT: Duration = Limit::ConnectTime.time();
 
 /// Opens `shards` listening sockets on one address, all with the same port.
 ///
@@ -59,7 +60,10 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> 
 /// Connects within [`CONNECT_TIMEOUT`].
 pub(crate) async fn connect(address: SocketAddr) -> Result<TcpStream, Cause> {
     match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
-        Err(_) => Err(Cause::ConnectTimeout),
+        Err(_) => {
+            limits::hit(Limit::ConnectTime);
+            Err(Cause::ConnectTimeout)
+        }
         Ok(Err(error)) => Err(match error.kind() {
             io::ErrorKind::TimedOut => Cause::ConnectTimeout,
             io::ErrorKind::ConnectionReset => Cause::Reset,

@@ -13,6 +13,7 @@ use whodunit_model::record::{Kind, Protocol, Side, TlsState, Twin};
 
 use crate::call::{Call, CallState, Fault};
 use crate::clock::micros;
+use crate::limits::{self, Limit};
 use crate::net::{self, Io};
 use crate::upstream::{Endpoint, InFlight, io_cause};
 use crate::worker::{Connection, Inlet};
@@ -21,7 +22,7 @@ use crate::worker::{Connection, Inlet};
 const BUFFER_BYTES: usize = 16 << 10;
 
 /// Most endpoints that are tried for one connection.
-const ENDPOINTS_MAX: usize = 3;
+const ENDPOINTS_MAX: usize = Limit::EndpointsTried.count();
 
 /// Which side broke a relayed connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,6 +188,9 @@ pub(crate) async fn dial(inlet: &Inlet, accepted: Instant) -> Dialed {
         };
         dialed.result = Err(Fault::seen_from(side, cause, endpoint.meshed));
         tried.push(endpoint.address);
+        if tried.len() == ENDPOINTS_MAX {
+            limits::hit(Limit::EndpointsTried);
+        }
     }
     dialed.waited_us = micros(accepted.elapsed());
     dialed

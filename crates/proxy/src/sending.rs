@@ -342,5 +342,12 @@ fn report(state: &State) -> ReportRequest {
             .map(|(name, address)| format!("{name}={address}"))
             .collect(),
         open_connections: state.stats.open_connections.read(),
+        limits: state
+            .stats
+            .limits
+            .all(&counters)
+            .filter(|(_, hits)| *hits > 0)
+            .map(|(limit, hits)| (limit.name().to_owned(), hits))
+            .collect(),
     }
 }

@@ -1,6 +1,9 @@
 //! Numbers that worker threads and the control thread share.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::limits::Hits;
 
 /// Counters of the whole process.
 #[derive(Debug, Default)]
@@ -9,10 +12,8 @@ pub(crate) struct Stats {
     pub(crate) detection_fall_backs: Count,
     /// Connections accepted and not closed.
     pub(crate) open_connections: Count,
-    /// Connections refused because a thread had too many.
-    pub(crate) connections_refused: Count,
-    /// Requests refused because a thread had too many in flight.
-    pub(crate) requests_shed: Count,
+    /// How often each limit was reached.
+    pub(crate) limits: Arc<Hits>,
     /// Whether the process is about to end.
     pub(crate) stopping: AtomicBool,
 }

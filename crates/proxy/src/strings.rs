@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::limits::{self, Limit};
+
 /// Most strings that are shared per table; later ones get an allocation of their own.
-const STRINGS_MAX: usize = 4_096;
+const STRINGS_MAX: usize = Limit::SharedTexts.count();
 
 /// A bounded table of shared strings.
 #[derive(Debug, Default)]
@@ -24,6 +26,8 @@ impl Strings {
         let text: Arc<str> = text.into();
         if self.known.len() < STRINGS_MAX {
             self.known.insert(text.clone(), ());
+        } else {
+            limits::hit(Limit::SharedTexts);
         }
         text
     }

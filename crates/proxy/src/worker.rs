@@ -22,22 +22,14 @@ pub(crate) use inlet::{Connection, Inlet};
 use crate::call::OpenCalls;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::limits::{self, Limit};
 use crate::metrics::{Labels, Metrics, Snapshot};
 use crate::stats::Stats;
 use crate::strings::Strings;
 use crate::upstream::Known;
 
-/// Most requests in flight per process; what comes on top is refused.
-const IN_FLIGHT_MAX: usize = 10_000;
-
-/// Most connections from clients per process; what comes on top is closed at once.
-const CONNECTIONS_MAX: usize = 20_000;
-
 /// Most callers that are remembered per thread.
 const CALLERS_MAX: usize = 1_024;
-
-/// Most authorities with series of their own per thread; the rest shares one.
-const AUTHORITIES_MAX: usize = 100;
 
 /// How often open requests and idle connections are looked at.
 const SWEEP: Duration = Duration::from_millis(250);
@@ -124,8 +116,8 @@ impl Worker {
             authorities: RefCell::default(),
             callers: RefCell::default(),
             own_outbound: own_outbound.map(|(_, address)| *address).collect(),
-            in_flight_max: IN_FLIGHT_MAX / threads,
-            connections_max: CONNECTIONS_MAX / threads,
+            in_flight_max: Limit::InFlight.count() / threads,
+            connections_max: Limit::Connections.count() / threads,
             config: start.config.clone(),
         }
     }
@@ -140,8 +132,11 @@ impl Worker {
         let shared = self
             .authorities
             .borrow_mut()
-            .share_within(authority, AUTHORITIES_MAX);
-        shared.unwrap_or_else(|| "[OTHER]".into())
+            .share_within(authority, Limit::Authorities.count());
+        shared.unwrap_or_else(|| {
+            limits::hit(Limit::Authorities);
+            "[OTHER]".into()
+        })
     }
 
     /// Reads who calls from the header of another proxy.
@@ -239,6 +234,7 @@ fn unescape(text: &str) -> Option<String> {
 
 /// Runs a worker thread until the process is to end.
 pub(crate) async fn run(mut start: Start) {
+    limits::enter(&start.stats.limits);
     let worker = Rc::new(Worker::new(&start));
     let inlets: Vec<Rc<Inlet>> = Inlet::all(&worker, &mut start);
     for (inlet, socket) in inlets.iter().zip(start.sockets.drain(..)) {
@@ -268,6 +264,9 @@ pub(crate) async fn run(mut start: Start) {
         }
     }
     // What is open now ends with the runtime, and is recorded as ended by the shutdown.
+    for _ in 0..worker.calls.borrow().len() {
+        limits::hit(Limit::ShutdownTime);
+    }
     worker.stats.stopping.store(true, Ordering::Relaxed);
 }
 
@@ -292,7 +291,7 @@ impl Worker {
     fn add_connection(&self, connection: Rc<Connection>) -> bool {
         let mut connections = self.connections.borrow_mut();
         if connections.len() >= self.connections_max {
-            self.stats.connections_refused.add();
+            limits::hit(Limit::Connections);
             return false;
         }
         connection.slot.set(connections.len());

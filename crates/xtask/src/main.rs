@@ -39,7 +39,7 @@ Commands:
   bench verdict [ARGS]    measure whether the verdict is right, and how soon; ARGS are
                           --runs N, --quiet-runs N, --rate VOTES_PER_SECOND, --first-seed N
   bench commands [ARGS]   measure how fast the commands answer; ARGS are --records N, --runs N
-  codegen [--check]       generate Rust from the .proto files; --check compares only
+  codegen [--check]       generate Rust from the .proto files and docs/limits.md; --check compares only
 ";
 
 /// Exit code for a command line we do not understand, as in the product itself.

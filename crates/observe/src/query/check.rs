@@ -3,9 +3,11 @@
 //! Each check says what holds if all is well; when it does not, what is wrong
 //! and how to fix it. An `error` makes the whole check fail, a `warning` does not.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use whodunit_api::check::{Category, Check, CheckItem, Proxy};
+use whodunit_model::Limit;
 use whodunit_model::time::SECOND_US;
 use whodunit_store::StoreStats;
 
@@ -45,6 +47,7 @@ impl Queries {
             categories.push(discovery(live));
             categories.push(proxy_category(&boots));
             categories.push(recorder(live, &boots));
+            categories.push(limits(&boots));
             proxies = self.proxies(boots, now_us);
         }
         let failed = categories
@@ -86,6 +89,7 @@ impl Queries {
             discovery_age_ms: report.discovery_age_ms,
             detection_fall_backs: report.detection_fall_backs,
             open_connections: report.open_connections,
+            limits: report.limits,
             clock_offset_ms: super::record::ms(report.clock_offset_us),
             conservation: report.conservation,
             batches_durable: self.store.durable(&boot.store_name(), boot.boot),
@@ -361,6 +365,63 @@ fn recorder(live: &Live, boots: &[(ProxyBoot, Known, State)]) -> Category {
         ),
     ];
     category("recorder", checks)
+}
+
+/// One line per limit that was reached, with who reached it.
+fn limits(boots: &[(ProxyBoot, Known, State)]) -> Category {
+    let mut reached: BTreeMap<&str, Vec<(&str, u64)>> = BTreeMap::new();
+    for (boot, known, state) in boots {
+        for limit in known.report.limits.iter().filter(|_| state.is_alive()) {
+            let by = reached.entry(&limit.reason).or_default();
+            by.push((&boot.instance, limit.count));
+        }
+    }
+    let checks: Vec<CheckItem> = reached
+        .into_iter()
+        .map(|(name, mut by)| {
+            by.sort_by_key(|(_, hits)| std::cmp::Reverse(*hits));
+            let by: Vec<String> = by
+                .iter()
+                .map(|(instance, hits)| format!("{instance} {hits} times"))
+                .collect();
+            let Some(about) = Limit::named(name).map(Limit::about) else {
+                let hint = "see docs/limits.md of the proxy's version";
+                return item(
+                    &format!("limit {name} is not reached"),
+                    Some(warning(listed(&by), hint)),
+                );
+            };
+            let (number, bounds) = (about.number(), lower(about.bounds));
+            if about.ordinary {
+                return good(format!(
+                    "limit {name} ({number}) is reached on ordinary days: {bounds}: {}",
+                    listed(&by)
+                ));
+            }
+            item(
+                &format!("limit {name} ({number}) is not reached: {bounds}"),
+                Some(warning(
+                    format!("{}: {}", listed(&by), about.then),
+                    about.fix,
+                )),
+            )
+        })
+        .collect();
+    if checks.is_empty() {
+        return category(
+            "limits",
+            vec![good("no proxy has reached a limit".to_owned())],
+        );
+    }
+    category("limits", checks)
+}
+
+/// Returns a sentence as it goes on another one.
+fn lower(sentence: &str) -> String {
+    let sentence = sentence.trim().trim_end_matches('.');
+    let mut chars = sentence.chars();
+    let first = chars.next().map(|first| first.to_ascii_lowercase());
+    first.into_iter().chain(chars).collect()
 }
 
 fn count(counter: &AtomicU64) -> u64 {

@@ -154,6 +154,11 @@ async fn reports_tell_how_each_proxy_is() {
         clock_offset_us: 1_500,
         listeners: vec![],
         open_connections: 3,
+        limits: HashMap::from([
+            ("http1_head_bytes".to_owned(), 7),
+            ("idle_connection_ms".to_owned(), 2),
+            ("of_tomorrow".to_owned(), 1),
+        ]),
     };
     let check: Check = server.ask("/api/whodunit/v1/check").await;
     assert!(!check.success, "a server without proxies is not well");
@@ -183,6 +188,26 @@ async fn reports_tell_how_each_proxy_is() {
     );
     assert!((proxy.clock_offset_ms - 1.5).abs() < 1e-9);
     assert_eq!(proxy.conservation.dropped[0].count, 4);
+    let names = proxy.limits.iter().map(|limit| limit.reason.as_str());
+    let expected = ["http1_head_bytes", "idle_connection_ms", "of_tomorrow"];
+    assert!(names.eq(expected), "{:?}", proxy.limits);
+    let limits = check.categories.iter().find(|c| c.name == "limits");
+    let [head, idle, unknown] = &limits.unwrap().checks[..] else {
+        panic!("{limits:?}");
+    };
+    assert_eq!(
+        head.description,
+        "limit http1_head_bytes (64 KiB) is not reached: bytes of an HTTP/1 head"
+    );
+    assert_eq!(head.result, "warning");
+    assert!(
+        head.error
+            .starts_with("voting-0 7 times, web-0 7 times: a request is answered with 431"),
+        "{head:?}"
+    );
+    assert_eq!(idle.result, "success", "{idle:?}");
+    assert!(idle.description.contains("web-0 2 times"), "{idle:?}");
+    assert_eq!(unknown.result, "warning", "{unknown:?}");
     let recorder = check
         .categories
         .iter()

@@ -15,6 +15,7 @@ use whodunit_model::topology::ServiceName;
 
 use super::route::{self, RouteTable};
 use super::{Config, ConfigError, Declared, Listener, Record, Target};
+use crate::limits::Limit;
 
 /// Most worker threads; more than any machine of today has use for.
 const WORKERS_MAX: usize = 256;
@@ -228,7 +229,9 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
                 .map(|name| name.to_ascii_lowercase())
                 .collect(),
         },
-        shutdown_grace: Duration::from_millis(file.shutdown.map_or(5_000, |s| s.grace_ms)),
+        shutdown_grace: file.shutdown.map_or(Limit::ShutdownTime.time(), |s| {
+            Duration::from_millis(s.grace_ms)
+        }),
         workers,
     })
 }

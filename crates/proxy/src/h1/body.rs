@@ -5,15 +5,16 @@ use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 
 use super::head::Framing;
+use crate::limits::{self, Limit};
 
 /// Most bytes of a chunk's size line, extensions included.
-const SIZE_LINE_BYTES_MAX: usize = 256;
+const SIZE_LINE_BYTES_MAX: usize = Limit::ChunkLineBytes.count();
 
 /// Most bytes of the trailer section.
-const TRAILER_BYTES_MAX: usize = 8 << 10;
+const TRAILER_BYTES_MAX: usize = Limit::TrailerBytes.count();
 
 /// Most trailer fields.
-const TRAILERS_MAX: usize = 32;
+const TRAILERS_MAX: usize = Limit::TrailerFields.count();
 
 /// Why a body cannot be read on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -197,6 +198,7 @@ fn trailers(bytes: &mut BytesMut) -> Result<Option<Option<HeaderMap>>, BodyError
     }
     let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
         if bytes.len() > TRAILER_BYTES_MAX {
+            limits::hit(Limit::TrailerBytes);
             return Err(BodyError::BadChunk("the trailer section is too long"));
         }
         if bytes.first() == Some(&b'\n') {
@@ -205,6 +207,7 @@ fn trailers(bytes: &mut BytesMut) -> Result<Option<Option<HeaderMap>>, BodyError
         return Ok(None);
     };
     if end > TRAILER_BYTES_MAX {
+        limits::hit(Limit::TrailerBytes);
         return Err(BodyError::BadChunk("the trailer section is too long"));
     }
     let section = bytes.split_to(end + 4);
@@ -227,6 +230,7 @@ fn trailers(bytes: &mut BytesMut) -> Result<Option<Option<HeaderMap>>, BodyError
         }
         map.append(name, value);
         if map.len() > TRAILERS_MAX {
+            limits::hit(Limit::TrailerFields);
             return Err(BodyError::BadChunk("there are too many trailer fields"));
         }
     }
@@ -263,6 +267,7 @@ fn line(
     let window = &bytes[..bytes.len().min(limit)];
     let Some(end) = window.iter().position(|b| matches!(b, b'\r' | b'\n')) else {
         return if bytes.len() >= limit {
+            limits::hit(Limit::ChunkLineBytes);
             Err(BodyError::BadChunk(too_long))
         } else {
             Ok(None)

@@ -6,6 +6,8 @@ use http::header::{
 };
 use http::{Method, StatusCode, Version};
 
+use crate::limits::{self, Limit};
+
 /// Bounds of a head. Source of the numbers: `docs/limits.md`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -20,9 +22,9 @@ pub(crate) struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            head_bytes: 64 << 10,
-            fields: 128,
-            target_bytes: 16 << 10,
+            head_bytes: Limit::HeadBytes.count(),
+            fields: Limit::HeadFields.count(),
+            target_bytes: Limit::TargetBytes.count(),
         }
     }
 }
@@ -162,6 +164,7 @@ pub(crate) fn parse_request(
     let Some(end) = head_end(bytes, limits)? else {
         let line = bytes.iter().position(|b| *b == b'\n');
         if line.unwrap_or(bytes.len()) > limits.target_bytes + 64 {
+            limits::hit(Limit::TargetBytes);
             return Err(HeadError::TargetTooLong);
         }
         if bytes
@@ -315,6 +318,7 @@ fn head_end(bytes: &[u8], limits: &Limits) -> Result<Option<usize>, HeadError> {
         i += 1;
     }
     if bytes.len() >= limits.head_bytes {
+        limits::hit(Limit::HeadBytes);
         Err(HeadError::TooLarge)
     } else {
         Ok(None)
@@ -337,6 +341,7 @@ fn request_line(bytes: &[u8], limits: &Limits) -> Result<(), HeadError> {
         ));
     };
     if target.len() > limits.target_bytes {
+        limits::hit(Limit::TargetBytes);
         return Err(HeadError::TargetTooLong);
     }
     if !target.iter().all(u8::is_ascii_graphic) {
@@ -351,7 +356,10 @@ fn request_line(bytes: &[u8], limits: &Limits) -> Result<(), HeadError> {
 
 fn parse_error(error: httparse::Error) -> HeadError {
     match error {
-        httparse::Error::TooManyHeaders => HeadError::TooLarge,
+        httparse::Error::TooManyHeaders => {
+            limits::hit(Limit::HeadFields);
+            HeadError::TooLarge
+        }
         httparse::Error::Version => HeadError::Version,
         httparse::Error::HeaderName => BAD("a field name is not a token"),
         httparse::Error::HeaderValue => BAD("a field value has forbidden bytes"),

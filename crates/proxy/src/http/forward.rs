@@ -15,11 +15,12 @@ use super::head;
 use super::serve::Refusal;
 use super::stream::Incoming;
 use crate::call::{Call, Fault};
+use crate::limits::{self, Limit};
 use crate::upstream::{Endpoint, Failed, InFlight, Lease, Version};
 use crate::worker::Inlet;
 
 /// Most endpoints that are tried for one request.
-const ENDPOINTS_MAX: usize = 3;
+const ENDPOINTS_MAX: usize = Limit::EndpointsTried.count();
 
 /// Most connections that may turn out to be closed before the request fails with them.
 const STALE_MAX: usize = 3;
@@ -141,6 +142,9 @@ async fn reach(
             Err(cause) => {
                 tracing::debug!(address = %endpoint.address, %cause, "cannot reach endpoint");
                 tried.push(endpoint.address);
+                if tried.len() == ENDPOINTS_MAX {
+                    limits::hit(Limit::EndpointsTried);
+                }
                 last = Some((endpoint, cause));
             }
         }

@@ -26,6 +26,7 @@ use crate::h1::{
     BodyDecoder, BodyError, Decoded, Framing, HeadError, Limits, Reason, RequestHead, ResponseHead,
     emit, parse_request,
 };
+use crate::limits::{self, Limit};
 use crate::net::Io;
 use crate::worker::{Connection, Phase};
 
@@ -33,7 +34,7 @@ use crate::worker::{Connection, Phase};
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Most bytes that are thrown away so that an answer reaches its client.
-const DISCARD_BYTES_MAX: u64 = 256 << 10;
+const DISCARD_BYTES_MAX: u64 = Limit::DiscardBytes.about().value;
 
 /// How often a half-closed client is looked at: it may have gone away for good.
 const HALF_CLOSED_CHECK: Duration = Duration::from_millis(100);
@@ -183,6 +184,7 @@ impl Wire {
                     Some(Ok(frame)) => bytes += frame.data_ref().map_or(0, Bytes::len) as u64,
                 }
                 if bytes > DISCARD_BYTES_MAX {
+                    limits::hit(Limit::DiscardBytes);
                     return false;
                 }
             }

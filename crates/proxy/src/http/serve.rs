@@ -17,6 +17,7 @@ use super::reply::{relayed_fault, reply};
 use super::stream::Incoming;
 use super::upgrade::Switched;
 use crate::call::{Call, Fault};
+use crate::limits::{self, Limit};
 use crate::worker::{Connection, Inlet};
 
 /// Serves one request: records it, checks it, forwards it, and hands back the answer.
@@ -93,7 +94,7 @@ fn admit(inlet: &Inlet, parts: &Parts) -> Result<(), Refusal> {
         });
     }
     if inlet.worker.is_overloaded() {
-        inlet.worker.stats.requests_shed.add();
+        limits::hit(Limit::InFlight);
         let text = "the proxy has too many requests in flight".to_owned();
         return Err(Refusal {
             fault: fault(Cause::LoadShed),

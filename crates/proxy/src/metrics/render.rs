@@ -6,6 +6,7 @@ use whodunit_flight::Counters;
 use whodunit_model::latency::LATENCY_BUCKETS_MS;
 
 use super::scope::Snapshot;
+use crate::limits::Limit;
 
 /// Numbers of the process itself.
 #[derive(Debug, Default)]
@@ -16,10 +17,8 @@ pub(crate) struct Own {
     pub(crate) counters: Counters,
     /// Connections whose protocol was not recognized.
     pub(crate) detection_fall_backs: u64,
-    /// Connections refused at the limit.
-    pub(crate) connections_refused: u64,
-    /// Requests shed at the limit.
-    pub(crate) requests_shed: u64,
+    /// How often each limit was reached.
+    pub(crate) limits: Vec<(Limit, u64)>,
     /// Seconds since discovery was last connected; none without discovery.
     pub(crate) discovery_age_s: Option<f64>,
     /// The proxy's clock minus the server's, seconds.
@@ -46,7 +45,7 @@ pub(crate) fn render(snapshot: &Snapshot, own: &Own) -> String {
     let mut out = String::with_capacity(16 << 10);
     requests(&mut out, snapshot);
     connections(&mut out, snapshot);
-    ours(&mut out, snapshot, own);
+    ours(&mut out, own);
     process(&mut out, own);
     out
 }
@@ -160,7 +159,7 @@ fn connections(out: &mut String, snapshot: &Snapshot) {
     }
 }
 
-fn ours(out: &mut String, snapshot: &Snapshot, own: &Own) {
+fn ours(out: &mut String, own: &Own) {
     let (labels, counters) = (&own.labels, &own.counters);
     let mut single = |name: &str, kind: &str, help: &str, value: &dyn std::fmt::Display| {
         family(out, name, kind, help);
@@ -210,24 +209,6 @@ fn ours(out: &mut String, snapshot: &Snapshot, own: &Own) {
         &own.detection_fall_backs,
     );
     single(
-        "whodunit_connections_refused_total",
-        counter,
-        "Connections closed at once because there were too many.",
-        &own.connections_refused,
-    );
-    single(
-        "whodunit_requests_shed_total",
-        counter,
-        "Requests refused because too many were in flight.",
-        &own.requests_shed,
-    );
-    single(
-        "whodunit_metrics_overflow_total",
-        counter,
-        "How often a set of labels found no room and was counted under overflow.",
-        &snapshot.overflowed,
-    );
-    single(
         "whodunit_clock_offset_seconds",
         "gauge",
         "The proxy's clock minus the server's.",
@@ -236,6 +217,17 @@ fn ours(out: &mut String, snapshot: &Snapshot, own: &Own) {
     if let Some(age) = own.discovery_age_s {
         let help = "Time since discovery was last connected.";
         single("whodunit_discovery_age_seconds", "gauge", help, &age);
+    }
+    let name = "whodunit_limit_hits_total";
+    family(
+        out,
+        name,
+        counter,
+        "How often a limit was reached, see docs/limits.md.",
+    );
+    for (limit, hits) in &own.limits {
+        let limit = limit.name();
+        let _ = writeln!(out, "{name}{{{labels},limit=\"{limit}\"}} {hits}");
     }
     let reasons = |name: &str, help: &str, reasons: &[(&str, u64)], out: &mut String| {
         family(out, name, counter, help);

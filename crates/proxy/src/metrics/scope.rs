@@ -11,8 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use whodunit_model::latency::LATENCY_BUCKETS_MS;
 use whodunit_model::{Cause, Outcome};
 
+use crate::limits::{self, Limit};
+
 /// Most series per process, as Linkerd's users have learned to fear what comes on top.
-pub(crate) const SERIES_MAX: usize = 10_000;
+pub(crate) const SERIES_MAX: usize = Limit::Series.count();
 
 /// Series of one histogram: its buckets, one for those beyond, sum and count.
 const HISTOGRAM_SERIES: usize = LATENCY_BUCKETS_MS.len() + 3;
@@ -29,6 +31,7 @@ impl Budget {
     fn take(&self, series: usize) -> bool {
         let left = self.0.get();
         if left < series {
+            limits::hit(Limit::Series);
             return false;
         }
         self.0.set(left - series);

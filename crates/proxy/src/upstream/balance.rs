@@ -12,10 +12,11 @@ use whodunit_model::topology::ServiceName;
 use whodunit_wire::destination::Destination;
 
 use super::Endpoint;
+use crate::limits::{self, Limit};
 use crate::metrics::{Labels, Metrics};
 
 /// How long a request waits for the first answer of discovery.
-const DISCOVERY_WAIT: Duration = Duration::from_secs(1);
+const DISCOVERY_WAIT: Duration = Limit::DiscoveryTime.time();
 
 /// What discovery says about a service.
 #[derive(Clone, Debug, Default)]
@@ -85,7 +86,10 @@ impl Balancer {
         }
         let mut discovery = discovery.borrow().clone();
         // Without an answer there is nothing to balance over, which the caller sees.
-        let _ = tokio::time::timeout(DISCOVERY_WAIT, discovery.wait_for(|known| known.heard)).await;
+        let heard = tokio::time::timeout(DISCOVERY_WAIT, discovery.wait_for(|known| known.heard));
+        if heard.await.is_err() {
+            limits::hit(Limit::DiscoveryTime);
+        }
     }
 
     /// Returns the workload that answers for the service, empty if not known.

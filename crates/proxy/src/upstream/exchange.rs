@@ -18,10 +18,11 @@ use crate::buffers::{self, BUFFER_BYTES};
 use crate::h1::emit::{self, Connection};
 use crate::h1::{BodyDecoder, Decoded, Framing, Limits, ResponseHead, parse_response};
 use crate::http::{RequestBody, StreamError, Wire};
+use crate::limits::{self, Limit};
 use crate::net::Io;
 
 /// Most interim responses before the response.
-const INTERIM_MAX: usize = 16;
+const INTERIM_MAX: usize = Limit::Interim.count();
 
 /// A request on its way out and a response on its way in.
 pub(crate) struct Exchange {
@@ -174,6 +175,7 @@ impl Exchange {
                 }
                 self.interim += 1;
                 if self.interim > INTERIM_MAX {
+                    limits::hit(Limit::Interim);
                     return Poll::Ready(Err(Cause::BadResponseHead));
                 }
                 if let Some(client) = client {

@@ -14,13 +14,14 @@ use super::Endpoint;
 use super::error::Failed;
 use super::exchange::Exchange;
 use crate::http::{Incoming, RequestBody};
+use crate::limits::{self, Limit};
 use crate::net::{self, Io};
 
 /// How long a connection may be idle. Bursts leave many; most are never used again.
-const IDLE: Duration = Duration::from_secs(10);
+const IDLE: Duration = Limit::PoolTime.time();
 
 /// Most idle connections per endpoint and thread; the rest is closed after its request.
-const IDLE_MAX: usize = 256;
+const IDLE_MAX: usize = Limit::PoolConnections.count();
 
 /// The idle connections. The last one in is the first one out, so that few stay warm
 /// and the others run into the idle limit.
@@ -44,6 +45,8 @@ impl Pool {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < IDLE_MAX {
             idle.push((io, Instant::now()));
+        } else {
+            limits::hit(Limit::PoolConnections);
         }
     }
 

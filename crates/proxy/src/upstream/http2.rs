@@ -14,6 +14,7 @@ use whodunit_model::Cause;
 use super::Endpoint;
 use super::error::{Failed, hyper_cause};
 use crate::http::{Incoming, RequestBody};
+use crate::limits::{self, Limit};
 use crate::net::{self, Io};
 use crate::worker::LocalExecutor;
 
@@ -21,15 +22,15 @@ use crate::worker::LocalExecutor;
 const STREAMS_MAX: u32 = 100;
 
 /// Most connections per endpoint and thread; beyond them requests share.
-const CONNECTIONS_MAX: usize = 16;
+const CONNECTIONS_MAX: usize = Limit::Http2Connections.count();
 
 /// A peer that does not answer a ping in this time while requests wait is gone.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Limit::PingTime.time();
 
 /// Flow-control windows: enough for 1 Gbit/s over 8 ms, bounded for memory.
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+const STREAM_WINDOW_BYTES: u32 = Limit::Http2StreamWindow.count_u32();
+const CONNECTION_WINDOW_BYTES: u32 = Limit::Http2ConnectionWindow.count_u32();
 
 type Sender = SendRequest<RequestBody>;
 
@@ -69,6 +70,9 @@ impl Pool {
             Some(least)
                 if least.streams.get() < STREAMS_MAX || connections.len() >= CONNECTIONS_MAX =>
             {
+                if least.streams.get() >= STREAMS_MAX {
+                    limits::hit(Limit::Http2Connections);
+                }
                 (least.clone(), true)
             }
             _ => {

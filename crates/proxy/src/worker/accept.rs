@@ -19,18 +19,19 @@ use crate::detect::{Verdict, is_tls, judge};
 use crate::http::{
     HEADER_BYTES_MAX, Incoming, record_bad_head, refuse_connection, serve, serve_http1,
 };
+use crate::limits::{self, Limit};
 use crate::net::{Io, TcpListener, TcpStream};
 use crate::opaque::{Dialed, dial};
 use crate::upstream::is_violation;
 
 /// How long a client may be silent before its port is taken for one where servers speak first.
-const SILENCE: Duration = Duration::from_secs(1);
+const SILENCE: Duration = Limit::DetectTime.time();
 
 /// How long a client may take for the first bytes once it began, on ports declared HTTP.
-const FIRST_BYTES: Duration = Duration::from_secs(10);
+const FIRST_BYTES: Duration = Limit::FirstBytesTime.time();
 
 /// How long a connection may stay without any byte.
-const UNUSED: Duration = Duration::from_secs(600);
+const UNUSED: Duration = Limit::IdleTime.time();
 
 /// Bytes that are read to detect the protocol; a request line rarely is longer.
 const PEEK_BYTES: usize = 512;
@@ -39,11 +40,11 @@ const PEEK_BYTES: usize = 512;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Streams a client may open on one HTTP/2 connection.
-const STREAMS_MAX: u32 = 1_000;
+const STREAMS_MAX: u32 = Limit::Http2Streams.count_u32();
 
 /// Flow-control windows of HTTP/2: bounds what a connection may make us keep.
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+const STREAM_WINDOW_BYTES: u32 = Limit::Http2StreamWindow.count_u32();
+const CONNECTION_WINDOW_BYTES: u32 = Limit::Http2ConnectionWindow.count_u32();
 
 /// Accepts connections until the process drains.
 pub(super) async fn accept(
@@ -171,9 +172,16 @@ async fn first_words(
             Verdict::Http2 => Spoken::Http2,
             _ => Spoken::Http1,
         },
-        None if first.is_empty() => Spoken::Nothing,
+        None if first.is_empty() => {
+            limits::hit(Limit::IdleTime);
+            Spoken::Nothing
+        }
         // Its codec says what is wrong, and takes what other parsers would wrongly let pass.
         Some(Verdict::Other) if declared == Verdict::Http1 => Spoken::Http1,
+        None => {
+            limits::hit(Limit::FirstBytesTime);
+            Spoken::Refused("the first bytes did not come in time")
+        }
         _ if declared == Verdict::Http1 => Spoken::Refused("this port speaks HTTP/1"),
         _ => Spoken::Refused("this port speaks HTTP/2 with prior knowledge"),
     };
@@ -195,7 +203,7 @@ async fn detect(
             Some(Verdict::Unclear) if first.is_empty() => {
                 return (Spoken::Nothing, Detected::Bytes);
             }
-            None if first.is_empty() => {}
+            None if first.is_empty() => limits::hit(Limit::DetectTime),
             _ => return fall_back(inlet, accepted).await,
         }
     }

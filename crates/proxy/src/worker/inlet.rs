@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 use whodunit_model::Party;
@@ -13,14 +13,9 @@ use whodunit_model::record::{Detected, Side};
 
 use super::{Start, Worker, own_labels};
 use crate::config::{Declared, Listener, Target};
+use crate::limits::{self, Limit};
 use crate::metrics::{Scope, ScopeKey, Transport};
 use crate::upstream::{Balancer, Endpoint, destination_labels, target_labels};
-
-/// How long a client may take for a head it has begun.
-const HEAD_TIME: Duration = Duration::from_secs(30);
-
-/// How long a connection may stay without a request.
-const IDLE_TIME: Duration = Duration::from_secs(600);
 
 /// A listener on one thread.
 pub(crate) struct Inlet {
@@ -185,10 +180,12 @@ impl Connection {
         if self.sequential && read != read_before {
             let since = self.head_since.get().unwrap_or(now);
             self.head_since.set(Some(since));
-            if now.saturating_duration_since(since) > HEAD_TIME {
+            if now.saturating_duration_since(since) > Limit::HeadTime.time() {
+                limits::hit(Limit::HeadTime);
                 self.close.notify_one();
             }
-        } else if now.saturating_duration_since(idle_since) > IDLE_TIME {
+        } else if now.saturating_duration_since(idle_since) > Limit::IdleTime.time() {
+            limits::hit(Limit::IdleTime);
             self.close.notify_one();
         }
     }

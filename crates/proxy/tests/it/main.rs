@@ -13,6 +13,7 @@ mod grpc;
 mod http;
 mod http1;
 mod junk;
+mod limits;
 mod opaque;
 mod records;
 mod sending;

@@ -102,6 +102,10 @@ pub struct ReportRequest {
     /// Open connections from applications and peers.
     #[prost(uint64, tag = "9")]
     pub open_connections: u64,
+    /// How often each limit was reached since the proxy started, by name; those that were not
+    /// are left out.
+    #[prost(map = "string, uint64", tag = "15")]
+    pub limits: ::std::collections::HashMap<::prost::alloc::string::String, u64>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReportResponse {}
