@@ -35,18 +35,19 @@ const ALLOWED: &[Allowed] = &[
     allow("model", &[]),
     allow("wire", &["model"]),
     allow("api", &[]),
+    allow("identity", &[]),
     allow("flight", &["model"]),
     allow("store", &["model", "flight"]),
     allow("analysis", &["model"]),
-    allow("proxy", &["model", "wire", "flight"]),
-    allow("control", &["model", "wire"]),
+    allow("proxy", &["model", "wire", "identity", "flight"]),
+    allow("control", &["model", "wire", "identity"]),
     allow(
         "observe",
         &[
             "model", "wire", "api", "flight", "store", "analysis", "control",
         ],
     ),
-    allow("launch", &["model", "control"]),
+    allow("launch", &["model", "identity", "control"]),
     allow("cli", &["api", "model", "control", "observe", "launch"]),
     allow("emojivoto", &[]),
     Allowed {

@@ -1,0 +1,6 @@
+//! The identity crate at its border.
+
+mod authority;
+mod handshake;
+mod malformed;
+mod mint;
