@@ -92,6 +92,10 @@ pub struct Record {
     /// Captured attributes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attributes: Vec<Attribute>,
+    /// What the proxy decided on the way, besides what other keys say: `rule`, `split`,
+    /// `rejected`, `policy` …
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trail: Vec<Attribute>,
     /// A health probe.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub probe: bool,

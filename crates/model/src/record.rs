@@ -181,6 +181,9 @@ pub struct RequestRecord {
     pub correlation: Arc<str>,
     /// Captured attributes, allow-listed: see [`crate::redact::Attributes`] for the text form.
     pub attributes: Arc<str>,
+    /// What the proxy decided on the way, besides what other fields say, in the same text form:
+    /// `rule`, `split`, `rejected`, `policy` … Empty where nothing was decided.
+    pub trail: Arc<str>,
     /// The request was a health probe: left out of golden signals and of the verdict.
     pub probe: bool,
     /// Some fields were stripped because memory for requests in flight was full.
@@ -228,7 +231,8 @@ impl RequestRecord {
             reused: false,
             trace: TraceContext::default(),
             correlation: none.clone(),
-            attributes: none,
+            attributes: none.clone(),
+            trail: none,
             probe: false,
             stripped: false,
         }

@@ -253,6 +253,8 @@ columns! {
     correlation: Symbol,
     /// Captured attributes.
     attributes: Symbol,
+    /// Decisions on the way.
+    trail: Symbol,
     /// A health probe.
     probe: bool,
     /// Some fields were stripped.
@@ -324,6 +326,7 @@ impl Rows {
             trace: record.trace,
             correlation: strings.intern_shared(&record.correlation),
             attributes: strings.intern_shared(&record.attributes),
+            trail: strings.intern_shared(&record.trail),
             probe: record.probe,
             stripped: record.stripped,
         };
@@ -385,6 +388,7 @@ impl Rows {
             trace: row.trace,
             correlation: text(row.correlation),
             attributes: text(row.attributes),
+            trail: text(row.trail),
             probe: row.probe,
             stripped: row.stripped,
         }

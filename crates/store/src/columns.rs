@@ -62,7 +62,8 @@ macro_rules! for_texts {
             path,
             endpoint,
             correlation,
-            attributes
+            attributes,
+            trail
         );
     };
 }

@@ -54,6 +54,7 @@ mod id {
     pub(super) const TRACE: u64 = 41;
     pub(super) const CORRELATION: u64 = 42;
     pub(super) const ATTRIBUTES: u64 = 43;
+    pub(super) const TRAIL: u64 = 44;
 }
 
 const FLAG_CLIENT_ERROR: u8 = 1;
@@ -91,6 +92,7 @@ const SYMBOLS: &[SymbolColumn] = symbol_columns![
     ENDPOINT endpoint,
     CORRELATION correlation,
     ATTRIBUTES attributes,
+    TRAIL trail,
 ];
 
 /// Gives the strings that are used numbers of their own, in order of first use.

@@ -66,14 +66,19 @@ pub fn record(rows: &Rows, index: usize) -> Record {
             id => format!("{id:032x}"),
         },
         correlation: text(row.correlation),
-        attributes: Attributes::iter(rows.text(row.attributes))
-            .map(|(name, value)| Attribute {
-                name: name.into_owned(),
-                value: value.into_owned(),
-            })
-            .collect(),
+        attributes: attributes(rows.text(row.attributes)),
+        trail: attributes(rows.text(row.trail)),
         probe: row.probe,
     }
+}
+
+fn attributes(text: &str) -> Vec<Attribute> {
+    Attributes::iter(text)
+        .map(|(name, value)| Attribute {
+            name: name.into_owned(),
+            value: value.into_owned(),
+        })
+        .collect()
 }
 
 fn named<T: PartialEq + Copy>(value: T, none: T, name: fn(T) -> &'static str) -> String {
