@@ -11,6 +11,7 @@ pub mod id;
 pub mod latency;
 pub mod limit;
 pub mod outcome;
+pub mod policy;
 pub mod record;
 pub mod redact;
 pub mod route;
