@@ -325,8 +325,11 @@ impl Policy {
     }
 }
 
+/// Name of the decision in the trail of a record.
+pub const TRAIL: &str = "policy";
+
 impl Decision {
-    /// Returns the text that records keep: `deny:default`, `allow:RULE`.
+    /// Returns the text that records keep in their trail: `deny:default`, `allow:RULE`.
     #[must_use]
     pub fn text(&self) -> String {
         format!("{}:{}", self.action, self.by)

@@ -4,6 +4,7 @@
 //! misspelled key would otherwise be silently without effect.
 
 mod file;
+mod policy;
 mod route;
 
 use std::net::SocketAddr;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use whodunit_flight::Mode;
+use whodunit_model::policy::Policy;
 use whodunit_model::record::Side;
 use whodunit_model::redact::Redaction;
 use whodunit_model::topology::ServiceName;
@@ -65,6 +67,8 @@ pub struct Listener {
     pub target: Target,
     /// What holds for which requests; the first rule that matches counts.
     pub routes: Vec<RouteRule>,
+    /// Who may ask for what; inbound listeners only.
+    pub policy: Policy,
 }
 
 /// What a listener is declared to speak.

@@ -12,7 +12,7 @@ mod upgrade;
 pub(crate) use body::{RequestBody, ResponseBody};
 pub(crate) use http1::{Wire, serve_http1};
 pub(crate) use reply::refuse_connection;
-pub(crate) use serve::{record_bad_head, serve};
+pub(crate) use serve::{Refusal, record_bad_head, serve};
 pub(crate) use stream::{Incoming, StreamError};
 
 /// Most bytes of the fields of an HTTP/2 message; more is refused.

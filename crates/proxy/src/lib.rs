@@ -24,6 +24,7 @@ mod limits;
 mod metrics;
 mod net;
 mod opaque;
+mod policy;
 mod running;
 mod sending;
 mod stats;

@@ -8,4 +8,6 @@ mod render;
 mod scope;
 
 pub(crate) use render::{Own, Process, discarded, dropped, render};
-pub(crate) use scope::{Labels, Metrics, Response, Scope, ScopeKey, Snapshot, Transport};
+pub(crate) use scope::{
+    Authorization, Labels, Metrics, Response, Scope, ScopeKey, Snapshot, Transport,
+};

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -15,6 +16,7 @@ use crate::call::{Call, CallState, Fault};
 use crate::clock::micros;
 use crate::limits::{self, Limit};
 use crate::net::{self, Io};
+use crate::policy::{self, Permit};
 use crate::upstream::{Endpoint, InFlight, io_cause};
 use crate::worker::{Connection, Inlet};
 
@@ -154,10 +156,12 @@ pub(crate) struct Dialed {
     attempts: u16,
     accepted: Instant,
     waited_us: i64,
+    permit: Permit,
 }
 
-/// Connects to an endpoint for a connection that was accepted at `accepted`.
-pub(crate) async fn dial(inlet: &Inlet, accepted: Instant) -> Dialed {
+/// Connects to an endpoint for a connection that was accepted at `accepted`, if policy
+/// permits it to be relayed.
+pub(crate) async fn dial(inlet: &Inlet, accepted: Instant, permit: Permit) -> Dialed {
     let side = inlet.side();
     inlet.balancer.wait().await;
     let mut tried = Vec::new();
@@ -168,6 +172,7 @@ pub(crate) async fn dial(inlet: &Inlet, accepted: Instant) -> Dialed {
         attempts: 0,
         accepted,
         waited_us: 0,
+        permit,
     };
     while tried.len() < ENDPOINTS_MAX {
         let Some(endpoint) = inlet.balancer.pick(&inlet.worker.metrics, &tried) else {
@@ -209,6 +214,11 @@ impl Dialed {
     /// TLS of the application's own.
     pub(crate) async fn relay(self, connection: &Rc<Connection>, client: &mut Io, tls: bool) {
         let mut call = self.begin(connection, tls);
+        let proven = call.note(|record| !record.peer_identity.is_empty());
+        let inlet = &connection.inlet;
+        inlet
+            .guard
+            .count_connection(&inlet.worker, &self.permit.text, proven);
         let mut upstream = match self.result {
             Ok(upstream) => upstream,
             Err(fault) => {
@@ -250,6 +260,7 @@ impl Dialed {
             record.attempts = self.attempts;
             record.queue_us = self.waited_us;
             record.twin = Twin::No;
+            policy::note(record, &inlet.worker, &self.permit.text);
             if tls {
                 record.tls = TlsState::Opaque;
             }
@@ -270,4 +281,24 @@ impl Dialed {
         });
         call
     }
+}
+
+/// Records a connection that policy denied; `text` says by which rule.
+pub(crate) fn record_denied(connection: &Rc<Connection>, accepted: Instant, text: Arc<str>) {
+    let inlet = &connection.inlet;
+    let mut call = Call::begin(&inlet.worker, inlet.side(), None, accepted);
+    let proven = call.note(|record| {
+        record.kind = Kind::Connection;
+        record.protocol = Protocol::Tcp;
+        record.detected = connection.detected;
+        record.service = inlet.service.clone();
+        record.dst = inlet.worker.config.workload.clone();
+        record.twin = Twin::No;
+        record.attempts = 0;
+        policy::note(record, &inlet.worker, &text);
+        !record.peer_identity.is_empty()
+    });
+    inlet.guard.count_connection(&inlet.worker, &text, proven);
+    call.blame(Fault::seen_from(inlet.side(), Cause::PolicyDenied, false));
+    call.end();
 }

@@ -119,6 +119,11 @@ impl Proxy {
         let (phase, phases) = watch::channel(Phase::Running);
         let (stop, stopped) = watch::channel(false);
         let mut services: HashMap<ServiceName, watch::Sender<Known>> = HashMap::new();
+        let policies = config.listeners.iter().map(|listener| {
+            let (_, policy) = watch::channel(Arc::new(listener.policy.clone()));
+            (policy, true)
+        });
+        let policies: Vec<_> = policies.collect();
         let mut asks = Vec::with_capacity(config.workers);
         let names = config
             .listeners
@@ -160,6 +165,7 @@ impl Proxy {
                 sockets,
                 addresses: addresses.clone(),
                 discovery: discovery.collect(),
+                policies: policies.clone(),
                 phase: phases.clone(),
                 asks: asked,
                 seed: random()?,

@@ -14,6 +14,10 @@ pub(crate) struct Stats {
     pub(crate) open_connections: Count,
     /// How often each limit was reached.
     pub(crate) limits: Arc<Hits>,
+    /// Requests and connections that policy denied.
+    pub(crate) policy_denied: Count,
+    /// Requests and connections that policy would have denied.
+    pub(crate) policy_audited: Count,
     /// Whether the process is about to end.
     pub(crate) stopping: AtomicBool,
 }

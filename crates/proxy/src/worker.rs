@@ -15,6 +15,7 @@ use http::HeaderValue;
 use tokio::sync::{mpsc, oneshot, watch};
 use whodunit_flight::Recorder;
 use whodunit_model::Party;
+use whodunit_model::policy::Policy;
 use whodunit_model::route::RouteNames;
 
 pub(crate) use inlet::{Connection, Inlet};
@@ -61,6 +62,8 @@ pub(crate) struct Start {
     pub(crate) addresses: Vec<SocketAddr>,
     /// Discovery of each listener that has it.
     pub(crate) discovery: Vec<Option<watch::Receiver<Known>>>,
+    /// Policy of each listener, and whether it never changes.
+    pub(crate) policies: Vec<(watch::Receiver<Arc<Policy>>, bool)>,
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) asks: mpsc::Receiver<Ask>,
     /// For balancing.

@@ -9,10 +9,12 @@ use serde::Deserialize;
 use toml::Spanned;
 use whodunit_flight::Mode;
 use whodunit_model::Party;
+use whodunit_model::policy::{Mode as PolicyMode, Policy};
 use whodunit_model::record::Side;
 use whodunit_model::redact::Redaction;
 use whodunit_model::topology::ServiceName;
 
+use super::policy::{self, PolicyTable};
 use super::route::{self, RouteTable};
 use super::{Config, ConfigError, Declared, Listener, Record, Target};
 use crate::limits::Limit;
@@ -32,7 +34,7 @@ struct File {
     record: Option<Spanned<RecordTable>>,
     capture: Option<Capture>,
     shutdown: Option<Shutdown>,
-    policy: Option<Policy>,
+    policy: Option<PolicyTable>,
     identity: Option<Spanned<toml::Table>>,
 }
 
@@ -62,6 +64,7 @@ struct ListenerTable {
     forward: Option<Spanned<String>>,
     service: Option<Spanned<String>>,
     namespace: Option<Spanned<String>>,
+    policy: Option<Spanned<String>>,
     #[serde(default)]
     route: Vec<Spanned<RouteTable>>,
 }
@@ -95,12 +98,6 @@ struct Capture {
 #[serde(deny_unknown_fields)]
 struct Shutdown {
     grace_ms: u64,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Policy {
-    default: Spanned<String>,
 }
 
 /// Turns positions of the text into errors.
@@ -151,7 +148,7 @@ impl Source<'_> {
         ))
     }
 
-    fn choice<T: Copy>(
+    pub(super) fn choice<T: Copy>(
         &self,
         key: &str,
         value: &Spanned<String>,
@@ -194,13 +191,16 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
             .into(),
         version: file.workload.version.into(),
     };
-    unsupported(&source, file.policy.as_ref(), file.identity.as_ref())?;
+    unsupported(&source, file.identity.as_ref())?;
     let admin = admin(&source, file.admin.as_ref())?;
     let control = match &file.control {
         Some(control) => Some(source.address("control.server", &control.server)?),
         None => None,
     };
-    let listeners = listeners(&source, &file.listener, &namespace, control.is_some())?;
+    let mut listeners = listeners(&source, &file.listener, &namespace, control.is_some())?;
+    let own = own_modes(&source, &file.listener, &listeners)?;
+    let proves = file.identity.is_some();
+    policy::apply(&source, file.policy.as_ref(), &own, &mut listeners, proves)?;
     let (record, key) = record(&source, file.record.as_ref())?;
     let capture = file.capture.unwrap_or(Capture {
         query: vec![],
@@ -252,23 +252,13 @@ fn line_at(text: &str, offset: usize) -> &str {
 /// to promise protection that is not there.
 fn unsupported(
     source: &Source<'_>,
-    policy: Option<&Policy>,
     identity: Option<&Spanned<toml::Table>>,
 ) -> Result<(), ConfigError> {
     if let Some(identity) = identity {
         let what = "`identity`: this version does not speak mesh TLS; remove the table".to_owned();
         return Err(source.at(identity, what));
     }
-    match policy {
-        Some(policy) if policy.default.get_ref() != "allow" => {
-            let what = format!(
-                "`policy.default` is `{}`: this version enforces no policy; use allow",
-                policy.default.get_ref()
-            );
-            Err(source.at(&policy.default, what))
-        }
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 fn admin(source: &Source<'_>, admin: Option<&Admin>) -> Result<Option<SocketAddr>, ConfigError> {
@@ -332,6 +322,7 @@ fn listeners(
         listeners.push(Listener {
             name,
             routes,
+            policy: Policy::plain(PolicyMode::Allow),
             listen,
             direction,
             protocol,
@@ -344,6 +335,28 @@ fn listeners(
         return Err(source.error(0, what));
     }
     Ok(listeners)
+}
+
+/// Reads the policy that listeners have of their own.
+fn own_modes(
+    source: &Source<'_>,
+    tables: &[Spanned<ListenerTable>],
+    listeners: &[Listener],
+) -> Result<Vec<Option<PolicyMode>>, ConfigError> {
+    let own = |(table, listener): (&Spanned<ListenerTable>, &Listener)| {
+        let Some(value) = &table.get_ref().policy else {
+            return Ok(None);
+        };
+        if listener.direction == Side::Outbound {
+            let what = format!(
+                "listener `{}` is outbound: `policy` is about what comes in; remove it",
+                listener.name
+            );
+            return Err(source.at(value, what));
+        }
+        policy::mode(source, "listener.policy", value).map(Some)
+    };
+    tables.iter().zip(listeners).map(own).collect()
 }
 
 /// Refuses to forward into a listener of the same proxy, but from the outbound to the

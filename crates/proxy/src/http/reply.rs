@@ -14,6 +14,7 @@ use crate::call::Fault;
 const fn statuses(cause: Cause) -> (StatusCode, u8) {
     match cause {
         Cause::BadRequestHead => (StatusCode::BAD_REQUEST, 13),
+        Cause::PolicyDenied => (StatusCode::FORBIDDEN, 7),
         Cause::NoEndpoints
         | Cause::FailFast
         | Cause::LoadShed

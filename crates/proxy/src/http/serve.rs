@@ -32,7 +32,12 @@ pub(crate) async fn serve(
     let to_twin = inlet.side() == Side::Inbound && claim.id.is_some();
     let mut call = begin(&connection, &parts, claim);
     let grpc = call.note(|record| record.protocol == Protocol::Grpc);
-    let result = match admit(inlet, &parts) {
+    let police = || {
+        inlet
+            .guard
+            .judge(&inlet.worker, connection.peer, &call, &parts)
+    };
+    let result = match admit(inlet, &parts).and_then(|()| police()) {
         Ok(()) => {
             let upgrade = head::wants_upgrade(&parts);
             let body = RequestBody::new(body, call.state().clone(), grpc);
@@ -112,11 +117,15 @@ fn refuse(
     grpc: bool,
     to_twin: bool,
 ) -> Response<ResponseBody> {
-    let reply = reply(refusal.fault, &refusal.text, grpc, to_twin);
-    call.note(|record| {
+    let mut reply = reply(refusal.fault, &refusal.text, grpc, to_twin);
+    let bodyless = call.note(|record| {
         record.status = reply.status;
         record.grpc_status = reply.grpc_status;
+        &*record.method == "HEAD"
     });
+    if bodyless {
+        *reply.response.body_mut() = ResponseBody::empty();
+    }
     if !call.is_counted() {
         call.count_in(inlet.scope(&call.note(|record| record.authority.clone())));
     }

@@ -45,6 +45,7 @@ pub(crate) fn render(snapshot: &Snapshot, own: &Own) -> String {
     let mut out = String::with_capacity(16 << 10);
     requests(&mut out, snapshot);
     connections(&mut out, snapshot);
+    authorizations(&mut out, snapshot);
     ours(&mut out, own);
     process(&mut out, own);
     out
@@ -156,6 +157,24 @@ fn connections(out: &mut String, snapshot: &Snapshot) {
         for (errno, count) in &transport.errors {
             let _ = writeln!(out, "tcp_close_total{{{labels},errno=\"{errno}\"}} {count}");
         }
+    }
+}
+
+fn authorizations(out: &mut String, snapshot: &Snapshot) {
+    let mut before = "";
+    for ((name, labels), count) in &snapshot.authorizations {
+        if *name != before {
+            let help = match *name {
+                "inbound_http_authz_allow_total" => "Requests that policy allowed.",
+                "inbound_http_authz_deny_total" => "Requests that policy denied.",
+                "inbound_tcp_authz_allow_total" => "Opaque connections that policy allowed.",
+                "inbound_tcp_authz_deny_total" => "Opaque connections that policy denied.",
+                _ => "Requests and opaque connections that policy would have denied.",
+            };
+            family(out, name, "counter", help);
+            before = name;
+        }
+        let _ = writeln!(out, "{name}{{{labels}}} {count}");
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use whodunit_model::latency::LATENCY_BUCKETS_MS;
+use whodunit_model::policy::{Action, DEFAULT, PROBE};
 use whodunit_model::{Cause, Outcome};
 
 use crate::limits::{self, Limit};
@@ -246,11 +247,53 @@ pub(crate) struct ScopeKey {
     pub(crate) authority: Arc<str>,
 }
 
+/// What policy decided, and for whom, as metrics tell it apart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Authorization {
+    /// Labels of the listener.
+    pub(crate) listener: Arc<str>,
+    /// `http` or `tcp`.
+    pub(crate) protocol: &'static str,
+    /// What was decided.
+    pub(crate) action: Action,
+    /// The rule.
+    pub(crate) by: Arc<str>,
+    /// Whether the client proved an identity.
+    pub(crate) proven: bool,
+}
+
+impl Authorization {
+    fn family(&self) -> &'static str {
+        match (self.action, self.protocol) {
+            (Action::Allow, "tcp") => "inbound_tcp_authz_allow_total",
+            (Action::Deny, "tcp") => "inbound_tcp_authz_deny_total",
+            (Action::Allow, _) => "inbound_http_authz_allow_total",
+            (Action::Deny, _) => "inbound_http_authz_deny_total",
+            (Action::Audit, _) => "whodunit_policy_audit_total",
+        }
+    }
+
+    fn labels(&self) -> String {
+        let kind = match &*self.by {
+            DEFAULT => DEFAULT,
+            PROBE => PROBE,
+            _ => "rule",
+        };
+        let own = Labels::default()
+            .with("authz_group", "whodunit")
+            .with("authz_kind", kind)
+            .with("authz_name", &self.by)
+            .with("tls", if self.proven { "true" } else { "disabled" });
+        format!("{},{}", self.listener, own.text())
+    }
+}
+
 /// All counters of one thread.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     scopes: RefCell<HashMap<ScopeKey, Rc<Scope>>>,
     transports: RefCell<HashMap<String, Arc<Transport>>>,
+    authorizations: RefCell<HashMap<Authorization, u64>>,
     overflow: Rc<Scope>,
     overflow_transport: Arc<Transport>,
     overflowed: Cell<u64>,
@@ -264,6 +307,7 @@ impl Metrics {
         Self {
             scopes: RefCell::default(),
             transports: RefCell::default(),
+            authorizations: RefCell::default(),
             overflow: Rc::new(Scope::new(labels.clone(), None)),
             overflow_transport: Arc::new(Transport {
                 labels,
@@ -316,6 +360,18 @@ impl Metrics {
         transport
     }
 
+    /// Counts what policy decided.
+    pub(crate) fn authorization(&self, authorization: Authorization) {
+        let mut counts = self.authorizations.borrow_mut();
+        if let Some(count) = counts.get_mut(&authorization) {
+            *count += 1;
+        } else if self.budget.take(1) {
+            counts.insert(authorization, 1);
+        } else {
+            self.overflowed.set(self.overflowed.get() + 1);
+        }
+    }
+
     /// Returns a copy of all numbers.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let mut snapshot = Snapshot {
@@ -324,6 +380,10 @@ impl Metrics {
         };
         for scope in self.scopes.borrow().values().chain([&self.overflow]) {
             snapshot.add_scope(scope);
+        }
+        for (authorization, count) in self.authorizations.borrow().iter() {
+            let key = (authorization.family(), authorization.labels());
+            *snapshot.authorizations.entry(key).or_default() += count;
         }
         let transports = self.transports.borrow();
         for transport in transports.values().chain([&self.overflow_transport]) {
@@ -340,6 +400,8 @@ pub(crate) struct Snapshot {
     pub(crate) scopes: BTreeMap<String, ScopeNumbers>,
     /// Connections by labels.
     pub(crate) transports: BTreeMap<String, TransportNumbers>,
+    /// Decisions of policy by family and labels.
+    pub(crate) authorizations: BTreeMap<(&'static str, String), u64>,
     /// How often a scope was asked for that had no room.
     pub(crate) overflowed: u64,
 }
@@ -401,6 +463,9 @@ impl Snapshot {
     /// Adds the numbers of another thread.
     pub(crate) fn merge(&mut self, other: Self) {
         self.overflowed += other.overflowed;
+        for (key, more) in other.authorizations {
+            *self.authorizations.entry(key).or_default() += more;
+        }
         for (labels, more) in other.scopes {
             let numbers = self.scopes.entry(labels).or_default();
             numbers.requests += more.requests;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -21,7 +22,8 @@ use crate::http::{
 };
 use crate::limits::{self, Limit};
 use crate::net::{Io, TcpListener, TcpStream};
-use crate::opaque::{Dialed, dial};
+use crate::opaque::{Dialed, dial, record_denied};
+use crate::policy::{Opaque, Permit};
 use crate::upstream::is_violation;
 
 /// How long a client may be silent before its port is taken for one where servers speak first.
@@ -38,6 +40,9 @@ const PEEK_BYTES: usize = 512;
 
 /// Pause after an error of `accept`, which says that file descriptors or memory ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why unrecognized bytes are refused where they could be a request in disguise.
+const NOT_A_REQUEST: &str = "policy looks into requests here, and this is none";
 
 /// Streams a client may open on one HTTP/2 connection.
 const STREAMS_MAX: u32 = Limit::Http2Streams.count_u32();
@@ -83,6 +88,8 @@ enum Spoken {
     Http2,
     /// Anything, with the connection to the endpoint.
     Opaque(Dialed),
+    /// Policy does not let it through; the record says by which rule.
+    Denied(Arc<str>),
     /// Not what the port is declared to carry.
     Refused(&'static str),
     /// The client went away, or never said anything.
@@ -111,7 +118,7 @@ async fn handle(
     };
     let mut first = BytesMut::new();
     let spoken = tokio::select! {
-        spoken = first_words(&inlet, &mut io, &mut first, accepted) => spoken,
+        spoken = first_words(&inlet, &mut io, &mut first, &arrival, accepted) => spoken,
         () = arrival.close.notified() => return,
         () = drained(phase.clone()) => return,
     };
@@ -135,6 +142,10 @@ async fn handle(
         Spoken::Http1 => serve_http1(connection, io, phase).await,
         Spoken::Http2 => serve_http2(connection, io, phase).await,
         Spoken::Opaque(dialed) => dialed.relay(&connection, &mut io, tls).await,
+        Spoken::Denied(rule) => {
+            tracing::debug!(listener = inlet.name(), %peer, %rule, "denied a connection");
+            record_denied(&connection, accepted, rule);
+        }
         Spoken::Refused(why) => {
             tracing::debug!(listener = inlet.name(), %peer, why, "refused a connection");
             record_bad_head(&connection, Protocol::Http1, accepted, 400, &first);
@@ -154,16 +165,26 @@ async fn first_words(
     inlet: &Rc<Inlet>,
     io: &mut Io,
     first: &mut BytesMut,
+    arrival: &Connection,
     accepted: Instant,
 ) -> (Spoken, Detected) {
     let declared = match inlet.protocol() {
         Declared::Opaque => {
-            return (
-                Spoken::Opaque(dial(inlet, accepted).await),
-                Detected::Declared,
-            );
+            let opaque = inlet.guard.declared_opaque(&inlet.worker, "", arrival.peer);
+            let spoken = match opaque {
+                Opaque::Permitted(permit) => Spoken::Opaque(dial(inlet, accepted, permit).await),
+                Opaque::Denied(rule) => Spoken::Denied(rule),
+                Opaque::NeverHere => Spoken::Refused(NOT_A_REQUEST),
+            };
+            return (spoken, Detected::Declared);
         }
-        Declared::Detect => return detect(inlet, io, first, accepted).await,
+        Declared::Detect => {
+            return match inlet.guard.opaque(&inlet.worker, "", arrival.peer) {
+                Opaque::Permitted(permit) => detect(inlet, io, first, permit, accepted).await,
+                Opaque::Denied(rule) => http_or(io, first, Spoken::Denied(rule)).await,
+                Opaque::NeverHere => http_or(io, first, Spoken::Refused(NOT_A_REQUEST)).await,
+            };
+        }
         Declared::Http1 => Verdict::Http1,
         Declared::Http2 | Declared::Grpc => Verdict::Http2,
     };
@@ -188,10 +209,22 @@ async fn first_words(
     (spoken, Detected::Declared)
 }
 
+/// What a connection is that may be HTTP only.
+async fn http_or(io: &mut Io, first: &mut BytesMut, otherwise: Spoken) -> (Spoken, Detected) {
+    let spoken = match read_verdict(io, first, UNUSED, FIRST_BYTES).await {
+        Some(Verdict::Http1) => Spoken::Http1,
+        Some(Verdict::Http2) => Spoken::Http2,
+        _ if first.is_empty() => Spoken::Nothing,
+        _ => otherwise,
+    };
+    (spoken, Detected::Bytes)
+}
+
 async fn detect(
     inlet: &Rc<Inlet>,
     io: &mut Io,
     first: &mut BytesMut,
+    permit: Permit,
     accepted: Instant,
 ) -> (Spoken, Detected) {
     let remembered = inlet.server_speaks_first.get();
@@ -204,12 +237,12 @@ async fn detect(
                 return (Spoken::Nothing, Detected::Bytes);
             }
             None if first.is_empty() => limits::hit(Limit::DetectTime),
-            _ => return fall_back(inlet, accepted).await,
+            _ => return fall_back(inlet, accepted, permit).await,
         }
     }
     // Silence: perhaps the server speaks first, perhaps the client is a browser that
     // connected ahead of time. Whoever speaks first tells.
-    let mut dialed = dial(inlet, accepted).await;
+    let mut dialed = dial(inlet, accepted, permit).await;
     let Some(upstream) = dialed.upstream() else {
         return (Spoken::Opaque(dialed), Detected::FallBack);
     };
@@ -239,10 +272,10 @@ async fn detect(
     }
 }
 
-async fn fall_back(inlet: &Rc<Inlet>, accepted: Instant) -> (Spoken, Detected) {
+async fn fall_back(inlet: &Rc<Inlet>, accepted: Instant, permit: Permit) -> (Spoken, Detected) {
     inlet.worker.stats.detection_fall_backs.add();
     (
-        Spoken::Opaque(dial(inlet, accepted).await),
+        Spoken::Opaque(dial(inlet, accepted, permit).await),
         Detected::FallBack,
     )
 }

@@ -14,7 +14,8 @@ use whodunit_model::record::{Detected, Side};
 use super::{Start, Worker, own_labels};
 use crate::config::{Declared, Listener, Target};
 use crate::limits::{self, Limit};
-use crate::metrics::{Scope, ScopeKey, Transport};
+use crate::metrics::{Labels, Scope, ScopeKey, Transport};
+use crate::policy::Guard;
 use crate::upstream::{Balancer, Endpoint, destination_labels, target_labels};
 
 /// A listener on one thread.
@@ -28,6 +29,8 @@ pub(crate) struct Inlet {
     /// Counts connections from clients.
     pub(crate) transport: Arc<Transport>,
     labels: Arc<str>,
+    /// Decides who may ask for what.
+    pub(crate) guard: Guard,
     /// An earlier connection turned out to be opaque because the server spoke first.
     pub(crate) server_speaks_first: Cell<bool>,
 }
@@ -77,7 +80,15 @@ impl Inlet {
                 // A configuration without discovery has no such listener.
                 (Target::Service(_), None) => Balancer::empty(),
             };
+            let (policy, fixed) = start.policies[index].clone();
+            let server = Labels::default()
+                .with("srv_group", "whodunit")
+                .with("srv_kind", "listener")
+                .with("srv_name", &listener.name);
+            let mut guarded = labels.clone();
+            guarded.join(&server);
             Rc::new(Self {
+                guard: Guard::new(policy, fixed, listener.direction, guarded.text().into()),
                 worker: worker.clone(),
                 listener: listener.clone(),
                 service,

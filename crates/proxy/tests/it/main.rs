@@ -15,6 +15,7 @@ mod http1;
 mod junk;
 mod limits;
 mod opaque;
+mod policy;
 mod records;
 mod sending;
 mod shutdown;

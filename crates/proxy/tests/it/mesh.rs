@@ -93,6 +93,13 @@ impl Setup {
         self
     }
 
+    /// Adds tables at the end.
+    pub(crate) fn table(mut self, text: &str) -> Self {
+        self.text.push_str(text);
+        self.text.push('\n');
+        self
+    }
+
     /// Puts a line before all tables.
     pub(crate) fn top(mut self, line: &str) -> Self {
         self.text.insert_str(0, &format!("{line}\n"));

@@ -307,6 +307,19 @@ fn decisions(record: &Record) -> Vec<String> {
         "disabled" | "" => "not secured".to_owned(),
         other => format!("TLS {}", safe(other)),
     });
+    let policy = record.trail.iter().find(|step| step.name == "policy");
+    if let Some((action, rule)) = policy.and_then(|step| step.value.split_once(':')) {
+        let did = match action {
+            "allow" => "allowed",
+            "audit" => "would have been denied",
+            "deny" => "denied",
+            other => other,
+        };
+        said.push(match rule {
+            "default" => format!("{} by the default policy", safe(did)),
+            rule => format!("{} by policy rule {}", safe(did), safe(rule)),
+        });
+    }
     if record.attempts > 1 {
         said.push(format!("{} tries", record.attempts));
     }
