@@ -261,3 +261,77 @@ fn mistakes_in_routes_are_named() {
         "proxy.toml:17: `route.split` needs a listener with `service`: it forwards to one address",
     );
 }
+
+#[test]
+fn policies_belong_to_the_listeners_they_name() {
+    let text = GOOD.replace(
+        "[capture]",
+        "[policy]\ndefault = \"deny\"\nprobes = [\"/ready\"]\n\
+         [[policy.rule]]\nname = \"public\"\naction = \"allow\"\n\
+         listeners = [\"web-in\"]\npaths = [\"/users/{}/*\"]\nnetworks = [\"10.0.0.0/8\"]\n\
+         [capture]",
+    );
+    let config = parse(&text).unwrap();
+    let policy = &config.listeners[0].policy;
+    assert_eq!(policy.default, whodunit_model::policy::Mode::Deny);
+    assert_eq!((policy.rules.len(), policy.probes.len()), (1, 1));
+    assert!(config.listeners[1].policy.is_open(), "outbound");
+}
+
+#[test]
+fn mistakes_in_policies_are_named() {
+    let wrong = |policy: &str, expected: &str| {
+        check("[capture]", &format!("{policy}\n[capture]"), expected);
+    };
+    let rule = |name: &str, action: &str, more: &str| {
+        format!("[[policy.rule]]\nname = \"{name}\"\naction = \"{action}\"\n{more}")
+    };
+    wrong(
+        "[policy]\ndefault = \"denied\"",
+        "proxy.toml:32: `policy.default` is `denied`: use one of allow, audit, authenticated, deny",
+    );
+    wrong(
+        &rule("open", "allow", ""),
+        "proxy.toml:33: rule `open` allows what is allowed anyway: set `policy.default` to deny, \
+         authenticated or audit",
+    );
+    wrong(
+        &rule("r", "deny", "paths = [\"/a/../b\"]"),
+        "proxy.toml:34: `policy.rule.paths`: `/a/../b` is no path: it can be written simpler, as \
+         /b; write /a/b, /users/{}/posts with {} for one segment, or /static/* for everything \
+         below /static",
+    );
+    wrong(
+        &rule("r", "deny", "listeners = [\"voting\"]"),
+        "proxy.toml:34: rule `r` names listener `voting`: it is outbound, and policy is about what \
+         comes in; inbound listeners: web-in",
+    );
+    wrong(
+        &rule("r", "deny", "listeners = [\"x\"]"),
+        "proxy.toml:34: rule `r` names listener `x`: there is no listener of this name; inbound \
+         listeners: web-in",
+    );
+    wrong(
+        &rule("r", "deny", "identities = [\"web.shop\"]"),
+        "proxy.toml:34: rule `r` is about identities, which nobody proves in plain text: add \
+         `[identity]`, or use `networks`",
+    );
+    wrong(
+        &rule("r", "deny", "networks = [\"10.0.0.1/8\"]"),
+        "proxy.toml:34: `policy.rule.networks`: `10.0.0.1/8` has bits behind the ones that count: \
+         write 10.0.0.0/8",
+    );
+    wrong(
+        &rule("r", "deny", "methods = [\"get\"]"),
+        "proxy.toml:34: `policy.rule.methods` has `get`: write it in capitals as GET",
+    );
+    wrong(
+        &rule("default", "deny", ""),
+        "proxy.toml:32: `policy.rule.name` is `default`, which has a meaning: use another",
+    );
+    check(
+        "protocol = \"grpc\"",
+        "policy = \"deny\"",
+        "proxy.toml:21: listener `voting` is outbound: `policy` is about what comes in; remove it",
+    );
+}

@@ -356,7 +356,7 @@ async fn denials_and_audits_are_recorded_and_counted() {
     );
     let row = record_where(&server, |row| row.grpc_status == Some(7)).await;
     assert_eq!(
-        (&*row.policy, row.cause),
+        (policy_of(&row).as_str(), row.cause),
         ("deny:no-admin", Cause::PolicyDenied)
     );
 
