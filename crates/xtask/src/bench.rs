@@ -1,7 +1,8 @@
 //! `cargo xtask bench`: measures the real product from outside.
 //!
 //! The measuring itself is a program of the end-to-end crate, because it drives
-//! the product the way the end-to-end tests do; this starts it.
+//! the product the way the end-to-end tests do, or of the crate `bench`, which
+//! makes more load than those can; this starts it.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -13,10 +14,20 @@ use anyhow::{Result, bail};
 use crate::{program, workspace::Workspace};
 
 /// Our programs that take part in a measurement.
-const PACKAGES: &[&str] = &["whodunit", "whodunit-proxy", "emojivoto", "whodunit-e2e"];
+const PACKAGES: &[&str] = &[
+    "whodunit",
+    "whodunit-proxy",
+    "emojivoto",
+    "whodunit-e2e",
+    "whodunit-bench",
+];
 
 /// What can be measured: the name, and the program that does.
-const BENCHES: &[(&str, &str)] = &[("verdict", "bench-verdict"), ("commands", "bench-commands")];
+const BENCHES: &[(&str, &str)] = &[
+    ("verdict", "bench-verdict"),
+    ("commands", "bench-commands"),
+    ("proxy", "bench-proxy"),
+];
 
 /// Builds in release mode and measures; what follows the name goes to the program.
 pub(crate) fn run(workspace: &Workspace, args: &[OsString]) -> Result<ExitCode> {
@@ -83,6 +94,7 @@ mod tests {
     #[test]
     fn a_measurement_is_found_by_name_only() {
         assert_eq!(find(OsStr::new("verdict")), Some("bench-verdict"));
+        assert_eq!(find(OsStr::new("proxy")), Some("bench-proxy"));
         assert_eq!(find(OsStr::new("bench-verdict")), None);
     }
 }

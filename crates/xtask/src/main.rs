@@ -39,6 +39,8 @@ Commands:
   bench verdict [ARGS]    measure whether the verdict is right, and how soon; ARGS are
                           --runs N, --quiet-runs N, --rate VOTES_PER_SECOND, --first-seed N
   bench commands [ARGS]   measure how fast the commands answer; ARGS are --records N, --runs N
+  bench proxy [ARGS]      measure the proxy beside HAProxy and nginx, where installed; ARGS are
+                          --rounds N, --seconds S, --only NAME,NAME, --ours PATH
   codegen [--check]       generate Rust from the .proto files and docs/limits.md; --check compares only
 ";
 
