@@ -25,6 +25,9 @@ const KEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// How long after a failed flush it is tried again.
 const RETRY_US: i64 = 5_000_000;
 
+/// How long after a failure small files stay as they are.
+const COMPACT_RETRY_US: i64 = 60_000_000;
+
 /// How often hours are looked at for deletion.
 const RETAIN_INTERVAL_US: i64 = 60_000_000;
 
@@ -33,6 +36,10 @@ const RETAIN_INTERVAL_US: i64 = 60_000_000;
 pub(crate) struct Keeping {
     retained_us: i64,
     retry_us: i64,
+    /// When small files are looked at again.
+    compact_us: i64,
+    /// Files that were replaced, until nobody reads them any more.
+    replaced: Vec<Arc<Segment>>,
 }
 
 impl Default for Keeping {
@@ -40,6 +47,8 @@ impl Default for Keeping {
         Self {
             retained_us: i64::MIN,
             retry_us: i64::MIN,
+            compact_us: i64::MIN,
+            replaced: Vec::new(),
         }
     }
 }
@@ -109,14 +118,14 @@ impl Shared {
     }
 
     /// Marks a point at which a test may look at the directory.
-    fn step(&self, _name: &'static str) {
+    pub(crate) fn step(&self, _name: &'static str) {
         #[cfg(test)]
         if let Some(on_step) = &*lock(&self.on_step) {
             on_step(_name);
         }
     }
 
-    /// Flushes what is due and deletes what is too old or too much.
+    /// Flushes what is due, deletes what is too old or too much, and makes small files one.
     pub(crate) fn maintain(&self, now_us: i64) -> Result<(), StoreError> {
         let mut keeping = lock(&self.keeping);
         let mut flushed = Ok(());
@@ -132,9 +141,17 @@ impl Shared {
             keeping.retained_us = now_us;
             retained = self.retain(now_us);
         }
+        let mut compacted = Ok(());
+        if now_us >= keeping.compact_us {
+            compacted = self.compact(now_us, &mut keeping.replaced);
+            keeping.compact_us = match &compacted {
+                Ok(()) => i64::MIN,
+                Err(_) => now_us.saturating_add(COMPACT_RETRY_US),
+            };
+        }
         drop(keeping);
         self.verify(1);
-        flushed.and(retained)
+        flushed.and(retained).and(compacted)
     }
 
     /// Compares up to `files` files that were not read yet with their checksums,

@@ -17,6 +17,7 @@
 pub mod boots;
 mod checkpoint;
 mod columns;
+mod compact;
 pub mod error;
 mod filter;
 pub mod follow;

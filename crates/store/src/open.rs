@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use crate::boots::Boots;
 use crate::checkpoint::{self, Checkpoint, Totals};
+use crate::compact;
 use crate::error::{StoreError, io_error};
 use crate::hot::Hot;
 use crate::log::{self, Step};
@@ -40,6 +41,7 @@ pub(crate) fn open(options: Options) -> Result<Shared, StoreError> {
         None => begin(&dir, &listing, &files)?,
     };
     clean(&mut listing, checkpoint.generation)?;
+    compact::resume(&dir, &mut listing)?;
     let mut replayed = Replayed::new(&options, &checkpoint);
     for (number, path) in files {
         if path.is_dir() {
@@ -126,6 +128,7 @@ fn try_read(dir: &Path, options: &Options) -> Result<Option<Shared>, StoreError>
     listing
         .segments
         .retain(|segment| segment.generation <= checkpoint.generation);
+    compact::drop_replaced(dir, &mut listing)?;
     let log_dir = dir.join("log");
     let files = match log::list(&log_dir) {
         Ok(files) => files,

@@ -22,7 +22,7 @@ use crate::shared::lock;
 use crate::stats::Damage;
 
 pub(crate) use read::{Outcome, read, read_summary};
-pub(crate) use write::{discard, write};
+pub(crate) use write::{discard, merge, write};
 
 /// Rows of a row group, at most. Small enough that one group is sorted in memory,
 /// large enough that dictionaries pay: 14.7 bytes per row against 15.2 at 65,536.

@@ -59,6 +59,10 @@ pub struct StoreStats {
     pub flush_failures: u64,
     /// Times the log could not be made durable.
     pub sync_failures: u64,
+    /// Times small files of a closed hour became one.
+    pub compactions: u64,
+    /// Times that failed. It is tried again.
+    pub compaction_failures: u64,
     /// Rows deleted by retention since the directory was made.
     pub deleted_rows: u64,
     /// Hours deleted by retention since the directory was made.
@@ -112,6 +116,8 @@ impl Shared {
             flushes: counter(&self.counters.flushes),
             flush_failures: counter(&self.counters.flush_failures),
             sync_failures: counter(&self.counters.sync_failures),
+            compactions: counter(&self.counters.compactions),
+            compaction_failures: counter(&self.counters.compaction_failures),
             deleted_rows: view.totals.deleted_rows,
             deleted_hours: view.totals.deleted_hours,
             last_error: view.last_error.clone(),

@@ -323,6 +323,11 @@ impl Store {
     }
 
     #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.owner.shared
+    }
+
+    #[cfg(test)]
     pub(crate) fn shared_on_step(&self) -> &crate::shared::OnStep {
         &self.owner.shared.on_step
     }

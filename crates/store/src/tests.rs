@@ -1,6 +1,7 @@
 //! Promises of the store, tested at its interface.
 
 mod basics;
+mod compacting;
 mod crash;
 mod damage;
 mod follow;

@@ -125,6 +125,16 @@ fn render(stats: &StoreStats, live: &Live) -> String {
         stats.flush_failures,
     );
     counter(
+        "whodunit_store_compactions_total",
+        "Times small files of a closed hour became one.",
+        stats.compactions,
+    );
+    counter(
+        "whodunit_store_compaction_failures_total",
+        "Times that failed; the small files stay.",
+        stats.compaction_failures,
+    );
+    counter(
         "whodunit_store_sync_failures_total",
         "Times the log could not be made durable.",
         stats.sync_failures,

@@ -121,7 +121,7 @@ fn server(live: &Live) -> Category {
 }
 
 fn store(stats: &StoreStats) -> Category {
-    let failing = stats.flush_failures + stats.sync_failures;
+    let failing = stats.flush_failures + stats.sync_failures + stats.compaction_failures;
     let checks = vec![
         item(
             "records reach the disk",

@@ -48,7 +48,11 @@ pub(crate) fn write(
             rest.len()
         };
         let (in_hour, after) = rest.split_at(end);
-        match write_hour(dir, generation, hour, rows, in_hour, step) {
+        let ready = |_: &Path| {
+            step("file not yet renamed");
+            Ok(())
+        };
+        match write_hour(dir, generation, hour, rows, in_hour, &ready) {
             Ok(segment) => segments.push(segment),
             Err(error) => {
                 discard(&segments);
@@ -59,6 +63,23 @@ pub(crate) fn write(
         rest = after;
     }
     Ok(segments)
+}
+
+/// Writes `rows` to one new file in the folder of `hour`. `ready` hears of its name when it is
+/// whole, before it takes that name.
+///
+/// # Errors
+/// When the file cannot be written, or `ready` fails: then there is no new file.
+pub(crate) fn merge(
+    dir: &Path,
+    generation: u64,
+    hour: i64,
+    rows: &Rows,
+    ready: &dyn Fn(&Path) -> io::Result<()>,
+) -> Result<Segment, StoreError> {
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    order.sort_unstable_by_key(|index| (rows.at_us[*index], *index));
+    write_hour(dir, generation, hour, rows, &order, ready)
 }
 
 /// Deletes files that no checkpoint will name: they will be written anew.
@@ -75,7 +96,7 @@ fn write_hour(
     hour: i64,
     rows: &Rows,
     order: &[usize],
-    step: &dyn Fn(&'static str),
+    ready: &dyn Fn(&Path) -> io::Result<()>,
 ) -> Result<Segment, StoreError> {
     let root = dir.join(FOLDER);
     let folder = root.join(folder_of(hour));
@@ -96,7 +117,7 @@ fn write_hour(
             ..name
         };
         let path = folder.join(name.text());
-        step("file not yet renamed");
+        ready(&path)?;
         fs::rename(&temporary, &path)?;
         for folder in [folder.as_path(), folder.parent().unwrap_or(&root), &root] {
             sync_dir(folder)?;
