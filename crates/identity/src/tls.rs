@@ -16,6 +16,7 @@ use rustls::{
 
 use crate::certificate::{self, Leaf, Refused};
 use crate::credentials::{Credentials, CredentialsError};
+use crate::name;
 use crate::trust::{TrustAnchors, Use};
 
 /// Why TLS cannot be set up.
@@ -51,6 +52,7 @@ pub struct Tls {
     /// Our own identity; empty if peers will not accept the certificate.
     pub identity: Arc<str>,
     own_names: Vec<String>,
+    trust_domain: Option<String>,
 }
 
 impl Tls {
@@ -86,18 +88,25 @@ impl Tls {
             not_after_s: credentials.not_after_s(),
             identity: leaf.map(|leaf| leaf.identity.clone()).unwrap_or_default(),
             own_names: credentials.own_names().to_vec(),
+            trust_domain: leaf.and_then(|leaf| leaf.trust_domain.clone()),
         })
     }
 
-    /// Says whether a client that asks for `server_name` means us: one of our names, or none
-    /// at all.
+    /// Says whether a client that asks for `server_name` means us: one of our names, none at
+    /// all, or that of another workload of our trust domain.
     #[must_use]
     pub fn is_for_us(&self, server_name: Option<&str>) -> bool {
         let Some(name) = server_name else {
             return true;
         };
-        let same = |own: &String| own.eq_ignore_ascii_case(name);
-        self.own_names.iter().any(same)
+        let name = name.to_ascii_lowercase();
+        // A workload of our own mesh that is another one is better told who is here than
+        // handed to an application that cannot know.
+        let meshed = || {
+            let domain = name::workload_of_dns(&name).map(|(_, _, domain)| domain);
+            domain.is_some() && domain == self.trust_domain.as_deref()
+        };
+        self.own_names.contains(&name) || meshed()
     }
 
     /// Reads the identity of a peer whose handshake has succeeded.

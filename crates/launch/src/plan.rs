@@ -245,6 +245,8 @@ impl Planner<'_> {
             version: service.version.clone(),
             meshed: true,
             ready: false,
+            identity: String::new(),
+            server_name: String::new(),
         });
     }
 
@@ -596,6 +598,8 @@ fn external_target(mesh: &Mesh, external: &External, addresses: &[SocketAddr]) -
         version: String::new(),
         meshed: false,
         ready: true,
+        identity: String::new(),
+        server_name: String::new(),
     };
     Target {
         name: ServiceName {

@@ -36,6 +36,12 @@ pub struct Endpoint {
     pub meshed: bool,
     /// Whether the instance is ready for requests.
     pub ready: bool,
+    /// The identity its proxy proves over mesh TLS; empty where it speaks plain text.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub identity: String,
+    /// The name to ask for in the handshake; empty to derive it from the identity.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub server_name: String,
 }
 
 /// A service and its instances.
@@ -129,6 +135,8 @@ mod tests {
             instance: format!("{name}-{i}"),
             version: String::new(),
             meshed: true,
+            identity: String::new(),
+            server_name: String::new(),
             ready,
         };
         Service {

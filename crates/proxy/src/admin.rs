@@ -176,6 +176,11 @@ async fn metrics(state: &State) -> String {
         labels: own_labels(&state.config.workload).text(),
         counters,
         detection_fall_backs: stats.detection_fall_backs.read(),
+        identity: state
+            .config
+            .identity
+            .as_ref()
+            .map(|_| stats.identity.clone()),
         limits: stats.limits.all(&counters).collect(),
         discovery_age_s: state.discovery_age().map(|age| age.as_secs_f64()),
         clock_offset_s: seconds(state.clock_offset_us.get()),

@@ -37,6 +37,29 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// Worker threads.
     pub workers: usize,
+    /// Who the proxy is and whom it trusts; none speaks plain text only.
+    pub identity: Option<Identity>,
+}
+
+/// Who the proxy is and whom it trusts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// PEM file with the certificates that are trusted to say who is who.
+    pub trust_anchors: PathBuf,
+    /// Where the proxy's own certificate comes from.
+    pub proof: Proof,
+}
+
+/// Where the proxy's own certificate comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// From files that somebody else replaces in time.
+    Files {
+        /// PEM file with the leaf and its issuers.
+        certificate: PathBuf,
+        /// PEM file with the private key.
+        private_key: PathBuf,
+    },
 }
 
 /// What becomes of records.
@@ -65,6 +88,8 @@ pub struct Listener {
     pub protocol: Declared,
     /// Where requests go.
     pub target: Target,
+    /// The identity that the endpoint at a fixed address must prove, over mesh TLS.
+    pub server_identity: Option<String>,
     /// What holds for which requests; the first rule that matches counts.
     pub routes: Vec<RouteRule>,
     /// Who may ask for what; inbound listeners only.
@@ -106,6 +131,17 @@ impl Config {
             source,
         })?;
         Self::parse(&text, path)
+    }
+
+    /// Checks what the files that the configuration names hold.
+    ///
+    /// # Errors
+    /// When one cannot be read or used; the text names it.
+    pub fn check_files(&self) -> Result<(), String> {
+        let identity = self.identity.as_ref();
+        identity.map_or(Ok(()), |identity| {
+            crate::tls::load_files(identity).map(|_| ())
+        })
     }
 
     /// Reads a configuration from `text`; `path` names it in errors.

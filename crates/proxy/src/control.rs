@@ -23,6 +23,7 @@ pub(crate) use backoff::Backoff;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::stats::Stats;
+use crate::tls::Source;
 use crate::upstream::Known;
 use crate::worker::{Ask, Phase};
 use crate::{admin, limits, sending};
@@ -38,6 +39,8 @@ pub(crate) struct Control {
     pub(crate) stats: Arc<Stats>,
     /// Where discovery is told to worker threads.
     pub(crate) services: HashMap<ServiceName, watch::Sender<Known>>,
+    /// Keeps the certificate up to date, with an identity.
+    pub(crate) identity: Option<Source>,
     /// Questions to worker threads.
     pub(crate) asks: Vec<mpsc::Sender<Ask>>,
     pub(crate) admin: Option<std::net::TcpListener>,
@@ -97,6 +100,7 @@ pub(crate) async fn run(control: Control) {
     let Control {
         config,
         services,
+        identity,
         outbox,
         admin,
         mut stopped,
@@ -132,6 +136,9 @@ pub(crate) async fn run(control: Control) {
         tokio::task::spawn_local(discovery::follow(
             server, name, instance, sender, stream, backoff,
         ));
+    }
+    if let Some(identity) = identity {
+        tokio::task::spawn_local(identity.follow());
     }
     if let Some(listener) = admin {
         tokio::task::spawn_local(admin::serve(state.clone(), listener));

@@ -13,7 +13,9 @@ pub(crate) enum Verdict {
     Http1,
     /// The preface of HTTP/2.
     Http2,
-    /// Neither.
+    /// TLS, where it may be for us.
+    Tls,
+    /// None of these.
     Other,
     /// Too few bytes to say.
     Unclear,
@@ -73,6 +75,11 @@ fn http1(bytes: &[u8]) -> Verdict {
 
 const fn is_method_byte(byte: u8) -> bool {
     byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_')
+}
+
+/// Says whether this may become a client hello of TLS.
+pub(crate) fn may_be_tls(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&0x16)
 }
 
 /// Says whether a client hello of TLS begins here.

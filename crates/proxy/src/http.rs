@@ -10,6 +10,7 @@ mod stream;
 mod upgrade;
 
 pub(crate) use body::{RequestBody, ResponseBody};
+pub(crate) use head::Claim;
 pub(crate) use http1::{Wire, serve_http1};
 pub(crate) use reply::refuse_connection;
 pub(crate) use serve::{Refusal, record_bad_head, serve};

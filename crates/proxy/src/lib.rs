@@ -29,6 +29,7 @@ mod running;
 mod sending;
 mod stats;
 mod strings;
+mod tls;
 mod upstream;
 mod worker;
 

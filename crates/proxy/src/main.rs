@@ -93,6 +93,8 @@ fn perform(command: Command) -> anyhow::Result<()> {
             .context("write to standard output"),
         Command::Check(path) => {
             let config = Config::load(&path)?;
+            let checked = config.check_files();
+            checked.map_err(|why| anyhow::anyhow!("{}: `identity`: {why}", path.display()))?;
             let text = format!(
                 "{}: valid, {} listeners\n",
                 path.display(),

@@ -12,6 +12,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 pub(crate) use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsStream;
 use whodunit_model::Cause;
 
 use crate::buffers;
@@ -25,6 +26,9 @@ const BACKLOG: i32 = 4_096;
 ///
 /// Linkerd's outbound default. Inbound it allows 300 ms, too little for a busy laptop.
 pub(crate) const CONNECT_TIMEOUT: Duration = Limit::ConnectTime.time();
+
+/// Most bytes that TLS keeps for a peer that does not read them.
+const TLS_BUFFER_BYTES: usize = 32 << 10;
 
 /// Opens `shards` listening sockets on one address, all with the same port.
 ///
@@ -86,9 +90,17 @@ pub(crate) async fn connect(address: SocketAddr) -> Result<TcpStream, Cause> {
 /// A connection that counts its bytes and may have some of them read already.
 #[derive(Debug)]
 pub(crate) struct Io {
-    stream: TcpStream,
+    stream: Stream,
     read_ahead: Bytes,
     meter: Meter,
+}
+
+/// What carries the bytes.
+#[derive(Debug)]
+enum Stream {
+    Plain(TcpStream),
+    /// Boxed, as the state of TLS is large and most connections of some proxies have none.
+    Tls(Box<TlsStream<Raw>>),
 }
 
 /// Counts one connection in the metrics while it is open.
@@ -128,10 +140,66 @@ impl Io {
     /// Wraps a connection.
     pub(crate) fn new(stream: TcpStream, transport: Arc<Transport>) -> Self {
         Self {
-            stream,
+            stream: Stream::Plain(stream),
             read_ahead: Bytes::new(),
             meter: Meter::open(transport),
         }
+    }
+
+    /// Replaces the bytes on the wire by those inside TLS, once.
+    ///
+    /// # Errors
+    /// When the handshake fails, or TLS is spoken already.
+    pub(crate) async fn secure(
+        self,
+        handshake: impl AsyncFnOnce(Raw) -> io::Result<TlsStream<Raw>>,
+    ) -> io::Result<Self> {
+        let Stream::Plain(stream) = self.stream else {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        };
+        let raw = Raw {
+            stream,
+            ahead: self.read_ahead,
+        };
+        let mut stream = handshake(raw).await?;
+        let limit = Some(TLS_BUFFER_BYTES);
+        match &mut stream {
+            TlsStream::Client(stream) => stream.get_mut().1.set_buffer_limit(limit),
+            TlsStream::Server(stream) => stream.get_mut().1.set_buffer_limit(limit),
+        }
+        Ok(Self {
+            stream: Stream::Tls(Box::new(stream)),
+            read_ahead: Bytes::new(),
+            meter: self.meter,
+        })
+    }
+
+    /// Returns the socket.
+    fn socket(&self) -> &TcpStream {
+        match &self.stream {
+            Stream::Plain(stream) => stream,
+            Stream::Tls(stream) => &stream.get_ref().0.stream,
+        }
+    }
+
+    /// Says whether TLS has bytes, or the end, that were read from the socket already.
+    fn is_decrypted(&self) -> bool {
+        match &self.stream {
+            Stream::Plain(_) => false,
+            Stream::Tls(stream) => !stream.get_ref().1.wants_read(),
+        }
+    }
+
+    /// Sends what TLS has encrypted and the socket did not take at once. Who has written
+    /// waits for an answer next, and need not know.
+    fn push(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if let Stream::Tls(stream) = &mut self.stream
+            && stream.get_ref().1.wants_write()
+            && let Poll::Ready(flushed) = Pin::new(stream).poll_flush(cx)
+        {
+            return flushed;
+        }
+        Ok(())
     }
 
     /// Puts bytes back: they are read again before anything else.
@@ -146,14 +214,15 @@ impl Io {
 
     /// Says whether an idle peer has said nothing and not gone away, as far as is known.
     pub(crate) fn is_quiet(&self) -> bool {
-        let read = self.stream.try_read(&mut [0]);
+        let read = self.socket().try_read(&mut [0]);
         self.read_ahead.is_empty()
+            && !self.is_decrypted()
             && read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Says whether the connection was reset.
     pub(crate) fn is_broken(&self) -> bool {
-        !matches!(self.stream.take_error(), Ok(None))
+        !matches!(self.socket().take_error(), Ok(None))
     }
 
     /// Reads into a buffer, which is provided when there are bytes to read. 0 is the end.
@@ -162,8 +231,9 @@ impl Io {
         cx: &mut Context<'_>,
         buffer: &mut BytesMut,
     ) -> Poll<io::Result<usize>> {
-        if self.read_ahead.is_empty() {
-            ready!(self.stream.poll_read_ready(cx))?;
+        self.push(cx)?;
+        if self.read_ahead.is_empty() && !self.is_decrypted() {
+            ready!(self.socket().poll_read_ready(cx))?;
         }
         buffers::provide(buffer);
         let filled = {
@@ -179,7 +249,7 @@ impl Io {
     /// Makes closing the connection reset it, so that the peer learns of a reset.
     pub(crate) fn reset_on_close(&self) {
         // If the option cannot be set the peer sees an ordinary close.
-        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
     }
 }
 
@@ -196,8 +266,12 @@ impl AsyncRead for Io {
             this.read_ahead.advance(length);
             return Poll::Ready(Ok(()));
         }
+        this.push(cx)?;
         let before = buffer.filled().len();
-        let result = ready!(Pin::new(&mut this.stream).poll_read(cx, buffer));
+        let result = ready!(match &mut this.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        });
         this.meter.note(&result);
         let count = (buffer.filled().len() - before) as u64;
         this.meter.read.fetch_add(count, Ordering::Relaxed);
@@ -213,7 +287,10 @@ impl AsyncWrite for Io {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        let result = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes));
+        let result = ready!(match &mut this.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        });
         this.meter.note(&result);
         this.meter
             .transport
@@ -227,12 +304,73 @@ impl AsyncWrite for Io {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        let result = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, slices));
+        let result = ready!(match &mut this.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        });
         this.meter.note(&result);
         this.meter
             .transport
             .wrote(*result.as_ref().unwrap_or(&0) as u64);
         Poll::Ready(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+/// A socket whose first bytes have been read already.
+#[derive(Debug)]
+pub(crate) struct Raw {
+    stream: TcpStream,
+    ahead: Bytes,
+}
+
+impl AsyncRead for Raw {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buffer);
+        }
+        let length = self.ahead.len().min(buffer.remaining());
+        buffer.put_slice(&self.ahead.split_to(length));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Raw {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -15,7 +15,7 @@ use whodunit_model::record::{Kind, Protocol, Side, TlsState, Twin};
 use crate::call::{Call, CallState, Fault};
 use crate::clock::micros;
 use crate::limits::{self, Limit};
-use crate::net::{self, Io};
+use crate::net::Io;
 use crate::policy::{self, Permit};
 use crate::upstream::{Endpoint, InFlight, io_cause};
 use crate::worker::{Connection, Inlet};
@@ -183,9 +183,9 @@ pub(crate) async fn dial(inlet: &Inlet, accepted: Instant, permit: Permit) -> Di
         let cause = if inlet.worker.is_own_outbound(endpoint.address) {
             Cause::Loop
         } else {
-            match net::connect(endpoint.address).await {
-                Ok(stream) => {
-                    dialed.result = Ok(Io::new(stream, endpoint.transport.clone()));
+            match endpoint.connector.connect().await {
+                Ok(io) => {
+                    dialed.result = Ok(io);
                     break;
                 }
                 Err(cause) => cause,
@@ -264,6 +264,12 @@ impl Dialed {
             if tls {
                 record.tls = TlsState::Opaque;
             }
+            if side == Side::Inbound
+                && let Some(identity) = &connection.identity
+            {
+                record.tls = connection.tls;
+                record.peer_identity = identity.clone();
+            }
             let own = inlet.worker.config.workload.clone();
             match side {
                 Side::Inbound => record.dst = own,
@@ -273,6 +279,12 @@ impl Dialed {
                 record.endpoint = endpoint.text.clone();
                 if side == Side::Outbound {
                     record.dst = endpoint.party.clone();
+                    if self.result.is_ok()
+                        && let Some(peer) = endpoint.connector.peer()
+                    {
+                        record.tls = TlsState::Mutual;
+                        record.peer_identity = peer.identity.clone();
+                    }
                     if endpoint.meshed && self.result.is_ok() {
                         record.twin = Twin::Yes;
                     }

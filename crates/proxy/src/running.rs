@@ -17,6 +17,7 @@ use crate::config::{Config, Target};
 use crate::control::{self, Control};
 use crate::net;
 use crate::stats::Stats;
+use crate::tls::Source;
 use crate::upstream::Known;
 use crate::worker::{self, Phase, Start};
 
@@ -62,6 +63,12 @@ pub enum StartError {
         address: SocketAddr,
         /// Why.
         source: io::Error,
+    },
+    /// Certificate, private key or trust anchors cannot be used.
+    #[error("identity: {why}")]
+    Identity {
+        /// The file, and what is wrong with it.
+        why: String,
     },
     /// The system refused a thread, a runtime or random numbers.
     #[error("start the proxy")]
@@ -115,6 +122,13 @@ impl Proxy {
             ..whodunit_flight::Config::new(boot)
         });
         let stats = Arc::new(Stats::default());
+        let identity = match &config.identity {
+            Some(identity) => Some(
+                Source::start(identity.clone(), stats.identity.clone())
+                    .map_err(|why| StartError::Identity { why })?,
+            ),
+            None => None,
+        };
         let clock = Clock::start();
         let (phase, phases) = watch::channel(Phase::Running);
         let (stop, stopped) = watch::channel(false);
@@ -168,6 +182,7 @@ impl Proxy {
                 policies: policies.clone(),
                 phase: phases.clone(),
                 asks: asked,
+                tls: identity.as_ref().map(Source::subscribe),
                 seed: random()?,
             };
             running
@@ -183,6 +198,7 @@ impl Proxy {
             outbox,
             stats,
             services,
+            identity,
             asks,
             admin,
             phase: phases,

@@ -1,7 +1,7 @@
 //! Numbers that worker threads and the control thread share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use crate::limits::Hits;
 
@@ -12,6 +12,8 @@ pub(crate) struct Stats {
     pub(crate) detection_fall_backs: Count,
     /// Connections accepted and not closed.
     pub(crate) open_connections: Count,
+    /// Certificates and handshakes.
+    pub(crate) identity: Arc<IdentityStats>,
     /// How often each limit was reached.
     pub(crate) limits: Arc<Hits>,
     /// Requests and connections that policy denied.
@@ -20,6 +22,33 @@ pub(crate) struct Stats {
     pub(crate) policy_audited: Count,
     /// Whether the process is about to end.
     pub(crate) stopping: AtomicBool,
+}
+
+/// What is counted of certificates and handshakes.
+#[derive(Debug, Default)]
+pub(crate) struct IdentityStats {
+    /// When the certificate in use expires, seconds since the Unix epoch; 0 without one.
+    pub(crate) not_after_s: AtomicI64,
+    /// Certificates taken into use.
+    pub(crate) renewals: Count,
+    /// Tries to renew that failed.
+    pub(crate) failures: Count,
+    /// Handshakes that succeeded, of those who connected to us and of those we connected to.
+    pub(crate) accepted: Count,
+    /// See `accepted`.
+    pub(crate) connected: Count,
+    /// Handshakes of those who connected to us that failed.
+    pub(crate) refused: Count,
+    /// Handshakes with those we connected to that failed.
+    pub(crate) failed: Count,
+}
+
+impl IdentityStats {
+    /// Counts a certificate as taken into use.
+    pub(crate) fn renewed(&self, not_after_s: i64) {
+        self.not_after_s.store(not_after_s, Ordering::Relaxed);
+        self.renewals.add();
+    }
 }
 
 /// A number that several threads move.

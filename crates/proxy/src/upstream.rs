@@ -9,8 +9,8 @@ mod exchange;
 mod http1;
 mod http2;
 
-pub(crate) use balance::{Balancer, Known, destination_labels, target_labels};
-pub(crate) use endpoint::{Endpoint, InFlight};
+pub(crate) use balance::{Balancer, Known, destination_labels, plain_labels, target_labels};
+pub(crate) use endpoint::{Connector, Endpoint, InFlight, Mesh};
 pub(crate) use error::{Failed, hyper_cause, io_cause, is_violation};
 pub(crate) use exchange::Exchange;
 

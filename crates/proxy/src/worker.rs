@@ -27,6 +27,7 @@ use crate::limits::{self, Limit};
 use crate::metrics::{Labels, Metrics, Snapshot};
 use crate::stats::Stats;
 use crate::strings::Strings;
+use crate::tls;
 use crate::upstream::Known;
 
 /// Most callers that are remembered per thread.
@@ -66,6 +67,8 @@ pub(crate) struct Start {
     pub(crate) policies: Vec<(watch::Receiver<Arc<Policy>>, bool)>,
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) asks: mpsc::Receiver<Ask>,
+    /// The certificate in use, with an identity.
+    pub(crate) tls: Option<tls::Current>,
     /// For balancing.
     pub(crate) seed: u64,
 }
@@ -91,6 +94,8 @@ pub(crate) struct Worker {
     pub(crate) routes: RefCell<RouteNames>,
     /// Tells peers who calls.
     pub(crate) from_header: HeaderValue,
+    /// The certificate in use, with an identity.
+    pub(crate) tls: Option<tls::Current>,
     connections: RefCell<Vec<Rc<Connection>>>,
     strings: RefCell<Strings>,
     authorities: RefCell<Strings>,
@@ -114,6 +119,7 @@ impl Worker {
             calls: RefCell::default(),
             routes: RefCell::default(),
             from_header: from_header(&start.config.workload),
+            tls: start.tls.clone(),
             connections: RefCell::default(),
             strings: RefCell::default(),
             authorities: RefCell::default(),

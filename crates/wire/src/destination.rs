@@ -7,8 +7,10 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
+use linkerd2_proxy_api::destination::tls_identity::{DnsLikeIdentity, Strategy, UriLikeIdentity};
 use linkerd2_proxy_api::destination::{
-    AddrSet, DestinationProfile, NoEndpoints, Update, WeightedAddr, WeightedAddrSet, update,
+    AddrSet, DestinationProfile, NoEndpoints, TlsIdentity, Update, WeightedAddr, WeightedAddrSet,
+    update,
 };
 use linkerd2_proxy_api::net::TcpAddress;
 use whodunit_model::record::Protocol;
@@ -88,8 +90,41 @@ fn weighted(endpoint: &Endpoint) -> WeightedAddr {
             ("version".to_owned(), endpoint.version.clone()),
             ("whodunit_meshed".to_owned(), endpoint.meshed.to_string()),
         ]),
+        tls_identity: tls_identity(endpoint),
         ..WeightedAddr::default()
     }
+}
+
+/// Returns the hint of whom to expect at an endpoint, if that is known.
+fn tls_identity(endpoint: &Endpoint) -> Option<TlsIdentity> {
+    let dns_like = |name: &str| DnsLikeIdentity {
+        name: name.to_owned(),
+    };
+    let strategy = match endpoint.identity.as_str() {
+        "" => return None,
+        uri if uri.contains(':') => Strategy::UriLikeIdentity(UriLikeIdentity {
+            uri: uri.to_owned(),
+        }),
+        name => Strategy::DnsLikeIdentity(dns_like(name)),
+    };
+    let named = !endpoint.server_name.is_empty();
+    Some(TlsIdentity {
+        server_name: named.then(|| dns_like(&endpoint.server_name)),
+        strategy: Some(strategy),
+    })
+}
+
+/// Returns identity and server name out of a hint, both empty without one.
+fn identity(hint: Option<TlsIdentity>) -> (String, String) {
+    let Some(hint) = hint else {
+        return Default::default();
+    };
+    let identity = match hint.strategy {
+        Some(Strategy::DnsLikeIdentity(dns)) => dns.name,
+        Some(Strategy::UriLikeIdentity(uri)) => uri.uri,
+        None => String::new(),
+    };
+    (identity, hint.server_name.unwrap_or_default().name)
 }
 
 /// Returns the update that removes addresses.
@@ -149,11 +184,14 @@ impl Destination {
 
 fn endpoint(addr: WeightedAddr) -> Option<Endpoint> {
     let address = SocketAddr::try_from(addr.addr?).ok()?;
+    let (identity, server_name) = identity(addr.tls_identity);
     Some(Endpoint {
         address,
         instance: label(&addr.metric_labels, "pod"),
         version: label(&addr.metric_labels, "version"),
         meshed: label(&addr.metric_labels, "whodunit_meshed") == "true",
+        identity,
+        server_name,
         ready: true,
     })
 }
@@ -172,6 +210,8 @@ mod tests {
             instance: format!("voting-{port}"),
             version: "v1".to_owned(),
             meshed: true,
+            identity: "spiffe://local/ns/emojivoto/sa/voting".to_owned(),
+            server_name: "voting.emojivoto.local".to_owned(),
             ready: true,
         }
     }

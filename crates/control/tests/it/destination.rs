@@ -130,6 +130,8 @@ fn web(port: u16) -> Service {
             instance: "web-0".to_owned(),
             version: String::new(),
             meshed: true,
+            identity: String::new(),
+            server_name: String::new(),
             ready: true,
         }],
     }

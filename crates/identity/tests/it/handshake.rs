@@ -121,6 +121,7 @@ fn a_client_that_asks_for_another_does_not_mean_us() {
     assert!(web.is_for_us(None));
     assert!(web.is_for_us(Some("web.shop.serviceaccount.identity.whodunit.test")));
     assert!(web.is_for_us(Some("WEB.shop.serviceaccount.identity.whodunit.test")));
-    assert!(!web.is_for_us(Some("voting.shop.serviceaccount.identity.whodunit.test")));
+    assert!(web.is_for_us(Some("voting.shop.serviceaccount.identity.whodunit.test")));
+    assert!(!web.is_for_us(Some("web.shop.serviceaccount.identity.whodunit.elsewhere")));
     assert!(!web.is_for_us(Some("db.example")));
 }

@@ -16,7 +16,7 @@ use whodunit_model::topology::ServiceName;
 
 use super::policy::{self, PolicyTable};
 use super::route::{self, RouteTable};
-use super::{Config, ConfigError, Declared, Listener, Record, Target};
+use super::{Config, ConfigError, Declared, Identity, Listener, Proof, Record, Target};
 use crate::limits::Limit;
 
 /// Most worker threads; more than any machine of today has use for.
@@ -35,7 +35,7 @@ struct File {
     capture: Option<Capture>,
     shutdown: Option<Shutdown>,
     policy: Option<PolicyTable>,
-    identity: Option<Spanned<toml::Table>>,
+    identity: Option<Spanned<IdentityTable>>,
 }
 
 #[derive(Deserialize)]
@@ -65,6 +65,7 @@ struct ListenerTable {
     service: Option<Spanned<String>>,
     namespace: Option<Spanned<String>>,
     policy: Option<Spanned<String>>,
+    server_identity: Option<Spanned<String>>,
     #[serde(default)]
     route: Vec<Spanned<RouteTable>>,
 }
@@ -98,6 +99,14 @@ struct Capture {
 #[serde(deny_unknown_fields)]
 struct Shutdown {
     grace_ms: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IdentityTable {
+    trust_anchors: PathBuf,
+    certificate: Option<PathBuf>,
+    private_key: Option<PathBuf>,
 }
 
 /// Turns positions of the text into errors.
@@ -191,7 +200,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
             .into(),
         version: file.workload.version.into(),
     };
-    unsupported(&source, file.identity.as_ref())?;
+    let identity = identity(&source, file.identity.as_ref())?;
     let admin = admin(&source, file.admin.as_ref())?;
     let control = match &file.control {
         Some(control) => Some(source.address("control.server", &control.server)?),
@@ -199,8 +208,17 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
     };
     let mut listeners = listeners(&source, &file.listener, &namespace, control.is_some())?;
     let own = own_modes(&source, &file.listener, &listeners)?;
-    let proves = file.identity.is_some();
+    let proves = identity.is_some();
     policy::apply(&source, file.policy.as_ref(), &own, &mut listeners, proves)?;
+    if identity.is_none()
+        && let Some(listener) = file
+            .listener
+            .iter()
+            .find(|l| l.get_ref().server_identity.is_some())
+    {
+        let what = "`server_identity` needs `[identity]`: add a certificate of the proxy's own";
+        return Err(source.at(listener, what.to_owned()));
+    }
     let (record, key) = record(&source, file.record.as_ref())?;
     let capture = file.capture.unwrap_or(Capture {
         query: vec![],
@@ -233,7 +251,32 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
             Duration::from_millis(s.grace_ms)
         }),
         workers,
+        identity,
     })
+}
+
+fn identity(
+    source: &Source<'_>,
+    table: Option<&Spanned<IdentityTable>>,
+) -> Result<Option<Identity>, ConfigError> {
+    let Some(spanned) = table else {
+        return Ok(None);
+    };
+    let table = spanned.get_ref();
+    let proof = match (&table.certificate, &table.private_key) {
+        (Some(certificate), Some(private_key)) => Proof::Files {
+            certificate: certificate.clone(),
+            private_key: private_key.clone(),
+        },
+        _ => {
+            let what = "`identity` needs `certificate` and `private_key`, both PEM files";
+            return Err(source.at(spanned, what.to_owned()));
+        }
+    };
+    Ok(Some(Identity {
+        trust_anchors: table.trust_anchors.clone(),
+        proof,
+    }))
 }
 
 fn line_at(text: &str, offset: usize) -> &str {
@@ -246,19 +289,6 @@ fn line_at(text: &str, offset: usize) -> &str {
         .and_then(|rest| rest.lines().next())
         .unwrap_or_default()
         .trim()
-}
-
-/// Refuses what the file format has but this version does not do: to ignore it would be
-/// to promise protection that is not there.
-fn unsupported(
-    source: &Source<'_>,
-    identity: Option<&Spanned<toml::Table>>,
-) -> Result<(), ConfigError> {
-    if let Some(identity) = identity {
-        let what = "`identity`: this version does not speak mesh TLS; remove the table".to_owned();
-        return Err(source.at(identity, what));
-    }
-    Ok(())
 }
 
 fn admin(source: &Source<'_>, admin: Option<&Admin>) -> Result<Option<SocketAddr>, ConfigError> {
@@ -318,9 +348,11 @@ fn listeners(
             Target::Service(service) => Some(service.namespace.as_str()),
             Target::Forward(_) => None,
         };
+        let server_identity = server_identity(source, table, direction)?;
         let routes = route::rules(source, &table.route, discovered)?;
         listeners.push(Listener {
             name,
+            server_identity,
             routes,
             policy: Policy::plain(PolicyMode::Allow),
             listen,
@@ -357,6 +389,30 @@ fn own_modes(
         policy::mode(source, "listener.policy", value).map(Some)
     };
     tables.iter().zip(listeners).map(own).collect()
+}
+
+/// Reads whom an outbound listener expects at its fixed address.
+fn server_identity(
+    source: &Source<'_>,
+    table: &ListenerTable,
+    direction: Side,
+) -> Result<Option<String>, ConfigError> {
+    let Some(expected) = &table.server_identity else {
+        return Ok(None);
+    };
+    if direction == Side::Inbound || table.forward.is_none() {
+        let what = "`server_identity` belongs to an outbound listener with `forward`: \
+                    discovery knows the identities of services";
+        return Err(source.at(expected, what.to_owned()));
+    }
+    let identity = whodunit_identity::name::identity(expected.get_ref());
+    identity.map(Some).map_err(|why| {
+        let what = format!(
+            "`server_identity` is `{}`: {why}; write spiffe://TRUST-DOMAIN/PATH or a host name",
+            expected.get_ref()
+        );
+        source.at(expected, what)
+    })
 }
 
 /// Refuses to forward into a listener of the same proxy, but from the outbound to the

@@ -111,7 +111,13 @@ fn mistakes_are_named_with_file_line_key_and_fix() {
     check(
         "[capture]",
         "[identity]\ntrust_anchors = \"a.pem\"\n[capture]",
-        "proxy.toml:31: `identity`: this version does not speak mesh TLS; remove the table",
+        "proxy.toml:31: `identity` needs `certificate` and `private_key`, both PEM files",
+    );
+    check(
+        "forward = \"127.0.0.1:9101\"",
+        "forward = \"127.0.0.1:9101\"\nserver_identity = \"spiffe://a/b\"",
+        "proxy.toml:16: `server_identity` belongs to an outbound listener with `forward`: \
+         discovery knows the identities of services",
     );
     check(
         "mode = \"send\"\nserver = \"127.0.0.1:7071\"",

@@ -8,7 +8,7 @@ use http::request::Parts;
 use http::{Method, Request, Response};
 use http_body::Body as _;
 use whodunit_model::Cause;
-use whodunit_model::record::{Protocol, Side, Twin};
+use whodunit_model::record::{Protocol, Side, TlsState, Twin};
 
 use super::body::RequestBody;
 use super::head;
@@ -130,6 +130,10 @@ async fn reach(
                     record.reused = lease.is_reused();
                     if inlet.side() == Side::Outbound {
                         // Until the head of the response tells.
+                        if let Some(peer) = endpoint.connector.peer() {
+                            record.tls = TlsState::Mutual;
+                            record.peer_identity = peer.identity.clone();
+                        }
                         record.twin = if endpoint.meshed {
                             Twin::Unknown
                         } else {
@@ -165,16 +169,16 @@ async fn reach(
 }
 
 fn note_endpoint(inlet: &Inlet, call: &Call, endpoint: &Rc<Endpoint>) {
-    let authority = call.note(|record| {
+    let (authority, client) = call.note(|record| {
         record.attempts = record.attempts.saturating_add(1);
         record.endpoint = endpoint.text.clone();
         if inlet.side() == Side::Outbound {
             record.dst = endpoint.party.clone();
         }
-        record.authority.clone()
+        (record.authority.clone(), record.peer_identity.clone())
     });
     call.count_in(match inlet.side() {
-        Side::Inbound => inlet.scope(&authority),
+        Side::Inbound => inlet.scope(&authority, &client),
         Side::Outbound => endpoint.scope(
             &inlet.worker.metrics,
             &inlet.worker.authority_label(&authority),

@@ -28,7 +28,7 @@ pub(crate) async fn serve(
     let _busy = connection.begin_request();
     let inlet = &connection.inlet;
     let (mut parts, body) = request.into_parts();
-    let claim = head::take_claim(&mut parts.headers, &inlet.worker);
+    let claim = connection.proven(head::take_claim(&mut parts.headers, &inlet.worker));
     let to_twin = inlet.side() == Side::Inbound && claim.id.is_some();
     let mut call = begin(&connection, &parts, claim);
     let grpc = call.note(|record| record.protocol == Protocol::Grpc);
@@ -74,6 +74,8 @@ fn begin(connection: &Rc<Connection>, parts: &Parts, claim: Claim) -> Call {
         let own = inlet.worker.config.workload.clone();
         record.service = inlet.service.clone();
         record.detected = connection.detected;
+        record.tls = connection.tls;
+        record.peer_identity = connection.identity.clone().unwrap_or_default();
         // Until an endpoint is reached, an outbound record is the only one of its call.
         record.twin = if id.is_some() { Twin::Yes } else { Twin::No };
         record.attempts = 0;
@@ -127,7 +129,9 @@ fn refuse(
         *reply.response.body_mut() = ResponseBody::empty();
     }
     if !call.is_counted() {
-        call.count_in(inlet.scope(&call.note(|record| record.authority.clone())));
+        let (authority, client) =
+            call.note(|record| (record.authority.clone(), record.peer_identity.clone()));
+        call.count_in(inlet.scope(&authority, &client));
     }
     call.blame(refusal.fault);
     call.end();
@@ -224,6 +228,7 @@ pub(crate) fn record_bad_head(
 ) {
     let inlet = &connection.inlet;
     let side = inlet.side();
+    let client = connection.identity.clone().unwrap_or_default();
     let mut call = Call::begin(&inlet.worker, side, None, started);
     call.note(|record| {
         let own = inlet.worker.config.workload.clone();
@@ -234,12 +239,14 @@ pub(crate) fn record_bad_head(
         record.service = inlet.service.clone();
         record.protocol = protocol;
         record.detected = connection.detected;
+        record.tls = connection.tls;
+        record.peer_identity = client.clone();
         record.twin = Twin::No;
         record.attempts = 0;
         record.status = status;
         head::describe_refused(bytes, &inlet.worker, record);
     });
-    call.count_in(inlet.scope(&std::sync::Arc::default()));
+    call.count_in(inlet.scope(&std::sync::Arc::default(), &client));
     call.blame(Fault::seen_from(side, Cause::BadRequestHead, false));
     call.end();
 }

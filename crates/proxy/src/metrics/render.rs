@@ -1,12 +1,15 @@
 //! The text that `/metrics` answers, format 0.0.4.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use whodunit_flight::Counters;
 use whodunit_model::latency::LATENCY_BUCKETS_MS;
 
 use super::scope::Snapshot;
 use crate::limits::Limit;
+use crate::stats::{Count, IdentityStats};
 
 /// Numbers of the process itself.
 #[derive(Debug, Default)]
@@ -19,6 +22,8 @@ pub(crate) struct Own {
     pub(crate) detection_fall_backs: u64,
     /// How often each limit was reached.
     pub(crate) limits: Vec<(Limit, u64)>,
+    /// Certificates and handshakes, with an identity.
+    pub(crate) identity: Option<Arc<IdentityStats>>,
     /// Seconds since discovery was last connected; none without discovery.
     pub(crate) discovery_age_s: Option<f64>,
     /// The proxy's clock minus the server's, seconds.
@@ -236,6 +241,49 @@ fn ours(out: &mut String, own: &Own) {
     if let Some(age) = own.discovery_age_s {
         let help = "Time since discovery was last connected.";
         single("whodunit_discovery_age_seconds", "gauge", help, &age);
+    }
+    if let Some(identity) = &own.identity {
+        let read = |count: &Count| count.read();
+        single(
+            "control_identity_cert_expiration_timestamp_seconds",
+            "gauge",
+            "When the certificate in use expires, seconds since the Unix epoch.",
+            &identity.not_after_s.load(Ordering::Relaxed),
+        );
+        for (name, help, count) in [
+            (
+                "control_identity_cert_refreshes_total",
+                "Certificates taken into use.",
+                &identity.renewals,
+            ),
+            (
+                "whodunit_identity_renewal_failures_total",
+                "New certificates that could not be had or used.",
+                &identity.failures,
+            ),
+            (
+                "whodunit_tls_accepted_total",
+                "Handshakes with those who connected that succeeded.",
+                &identity.accepted,
+            ),
+            (
+                "whodunit_tls_refused_total",
+                "Handshakes with those who connected that failed.",
+                &identity.refused,
+            ),
+            (
+                "whodunit_tls_connected_total",
+                "Handshakes with endpoints that succeeded.",
+                &identity.connected,
+            ),
+            (
+                "whodunit_tls_failed_total",
+                "Handshakes with endpoints that failed.",
+                &identity.failed,
+            ),
+        ] {
+            single(name, counter, help, &read(count));
+        }
     }
     let name = "whodunit_limit_hits_total";
     family(

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use whodunit_model::Party;
+use whodunit_model::record::Side;
 use whodunit_model::topology::ServiceName;
 use whodunit_wire::destination::Destination;
 
-use super::Endpoint;
+use super::{Connector, Endpoint, Mesh};
 use crate::limits::{self, Limit};
 use crate::metrics::{Labels, Metrics};
 
@@ -34,6 +35,7 @@ pub(crate) struct Balancer {
     endpoints: RefCell<Rc<[Rc<Endpoint>]>>,
     random: Cell<u64>,
     own: Labels,
+    mesh: Mesh,
 }
 
 impl Balancer {
@@ -45,6 +47,7 @@ impl Balancer {
             endpoints: RefCell::new(Rc::new([Rc::new(endpoint)])),
             random: Cell::new(1),
             own: Labels::default(),
+            mesh: Mesh::default(),
         }
     }
 
@@ -56,6 +59,7 @@ impl Balancer {
             endpoints: RefCell::new(Rc::new([])),
             random: Cell::new(1),
             own: Labels::default(),
+            mesh: Mesh::default(),
         }
     }
 
@@ -65,6 +69,7 @@ impl Balancer {
         mut discovery: watch::Receiver<Known>,
         own: Labels,
         seed: u64,
+        mesh: Mesh,
     ) -> Self {
         discovery.mark_changed();
         Self {
@@ -73,6 +78,7 @@ impl Balancer {
             endpoints: RefCell::new(Rc::new([])),
             random: Cell::new(seed | 1),
             own,
+            mesh,
         }
     }
 
@@ -176,10 +182,11 @@ impl Balancer {
                 old.address == endpoint.address
                     && old.meshed == endpoint.meshed
                     && old.party == party
+                    && old.connector.identity() == endpoint.identity
             });
             match same {
                 Some(same) => same.clone(),
-                None => Rc::new(self.endpoint(metrics, endpoint.address, party, endpoint.meshed)),
+                None => Rc::new(self.endpoint(metrics, endpoint, party)),
             }
         });
         let after = after.collect();
@@ -189,14 +196,16 @@ impl Balancer {
     fn endpoint(
         &self,
         metrics: &Metrics,
-        address: SocketAddr,
+        known: &whodunit_model::Endpoint,
         party: Party,
-        meshed: bool,
     ) -> Endpoint {
         let service = self.service.as_ref().map_or("", |service| &service.name);
-        let labels = destination_labels(&self.own, address, &party, service);
+        let peer = self.mesh.peer(&known.identity, &known.server_name);
+        let tls = self.mesh.labels(peer.as_ref(), known.meshed);
+        let labels = destination_labels(&self.own, known.address, &party, service, &tls);
         let transport = metrics.transport(&labels.clone().with("peer", "dst").text());
-        Endpoint::new(address, party, meshed, labels.text().into(), transport)
+        let connector = Connector::new(known.address, transport, peer, &self.mesh);
+        Endpoint::new(connector, party, known.meshed, labels.text().into())
     }
 }
 
@@ -206,8 +215,9 @@ pub(crate) fn destination_labels(
     address: SocketAddr,
     party: &Party,
     service: &str,
+    tls: &Labels,
 ) -> Labels {
-    target_labels("outbound", address, own)
+    target_labels("outbound", address, tls, own)
         .with("dst_namespace", &party.namespace)
         .with("dst_deployment", &party.workload)
         .with("dst_pod", &party.instance)
@@ -215,15 +225,36 @@ pub(crate) fn destination_labels(
 }
 
 /// Returns the labels that requests of both directions have.
-pub(crate) fn target_labels(direction: &str, target: SocketAddr, own: &Labels) -> Labels {
+pub(crate) fn target_labels(
+    direction: &str,
+    target: SocketAddr,
+    tls: &Labels,
+    own: &Labels,
+) -> Labels {
     let mut labels = Labels::default()
         .with("direction", direction)
         .with("target_addr", &target.to_string())
         .with("target_ip", &target.ip().to_string())
-        .with("target_port", &target.port().to_string())
-        .with("tls", "disabled");
+        .with("target_port", &target.port().to_string());
+    labels.join(tls);
     labels.join(own);
     labels
+}
+
+/// Returns the labels of requests in plain text: with an identity of our own (`ours`) and
+/// without, to a peer that discovery knows to be `meshed` or to anybody.
+pub(crate) fn plain_labels(side: Side, ours: bool, meshed: bool) -> Labels {
+    if !ours {
+        return Labels::default().with("tls", "disabled");
+    }
+    let reason = match side {
+        Side::Inbound => "no_tls_from_remote",
+        Side::Outbound if meshed => "not_provided_by_service_discovery",
+        Side::Outbound => "not_in_mesh",
+    };
+    Labels::default()
+        .with("tls", "no_identity")
+        .with("no_tls_reason", reason)
 }
 
 #[cfg(test)]
@@ -237,6 +268,8 @@ mod tests {
             instance: format!("i-{port}"),
             version: String::new(),
             meshed: true,
+            identity: String::new(),
+            server_name: String::new(),
             ready: true,
         };
         let destination = Destination {
@@ -258,7 +291,8 @@ mod tests {
             namespace: "n".to_owned(),
             name: "s".to_owned(),
         };
-        let balancer = Balancer::discovered(service, receiver, Labels::default(), 42);
+        let balancer =
+            Balancer::discovered(service, receiver, Labels::default(), 42, Mesh::default());
         let busy = balancer.pick(&metrics, &[]).unwrap();
         let _work = InFlight::begin(&busy);
         for _ in 0..20 {
@@ -285,7 +319,8 @@ mod tests {
             namespace: "n".to_owned(),
             name: "s".to_owned(),
         };
-        let balancer = Balancer::discovered(service, receiver, Labels::default(), 7);
+        let balancer =
+            Balancer::discovered(service, receiver, Labels::default(), 7, Mesh::default());
         let mut counts = [0; 3];
         for _ in 0..3_000 {
             let picked = balancer.pick(&metrics, &[]).unwrap();

@@ -15,7 +15,7 @@ use super::error::Failed;
 use super::exchange::Exchange;
 use crate::http::{Incoming, RequestBody};
 use crate::limits::{self, Limit};
-use crate::net::{self, Io};
+use crate::net::Io;
 
 /// How long a connection may be idle. Bursts leave many; most are never used again.
 const IDLE: Duration = Limit::PoolTime.time();
@@ -71,10 +71,7 @@ impl Lease {
     pub(super) async fn acquire(endpoint: &Rc<Endpoint>) -> Result<Self, Cause> {
         let (io, reused) = match endpoint.http1.take() {
             Some(io) => (io, true),
-            None => {
-                let stream = net::connect(endpoint.address).await?;
-                (Io::new(stream, endpoint.transport.clone()), false)
-            }
+            None => (endpoint.connector.connect().await?, false),
         };
         Ok(Self {
             exchange: Rc::new(RefCell::new(Exchange::new(io))),

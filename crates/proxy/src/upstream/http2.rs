@@ -15,7 +15,6 @@ use super::Endpoint;
 use super::error::{Failed, hyper_cause};
 use crate::http::{Incoming, RequestBody};
 use crate::limits::{self, Limit};
-use crate::net::{self, Io};
 use crate::worker::LocalExecutor;
 
 /// Streams per connection before another one is opened: what common servers allow.
@@ -101,10 +100,9 @@ impl Pool {
 }
 
 fn connect(endpoint: &Rc<Endpoint>) -> impl Future<Output = Result<Sender, Cause>> + use<> {
-    let (address, transport) = (endpoint.address, endpoint.transport.clone());
+    let connector = endpoint.connector.clone();
     async move {
-        let stream = net::connect(address).await?;
-        let io = TokioIo::new(Io::new(stream, transport));
+        let io = TokioIo::new(connector.connect().await?);
         let (sender, connection) = Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
             .keep_alive_interval(PING_INTERVAL)

@@ -16,7 +16,7 @@ use whodunit_model::record::{Detected, Protocol};
 
 use super::{Connection, Inlet, LocalExecutor, Phase};
 use crate::config::Declared;
-use crate::detect::{Verdict, is_tls, judge};
+use crate::detect::{Verdict, is_tls, judge, may_be_tls};
 use crate::http::{
     HEADER_BYTES_MAX, Incoming, record_bad_head, refuse_connection, serve, serve_http1,
 };
@@ -24,6 +24,7 @@ use crate::limits::{self, Limit};
 use crate::net::{Io, TcpListener, TcpStream};
 use crate::opaque::{Dialed, dial, record_denied};
 use crate::policy::{Opaque, Permit};
+use crate::tls::{self, HANDSHAKE, Security};
 use crate::upstream::is_violation;
 
 /// How long a client may be silent before its port is taken for one where servers speak first.
@@ -37,6 +38,10 @@ const UNUSED: Duration = Limit::IdleTime.time();
 
 /// Bytes that are read to detect the protocol; a request line rarely is longer.
 const PEEK_BYTES: usize = 512;
+
+/// How long a port for any bytes waits for the client hello of a proxy before it takes the
+/// client for one that waits for the server to speak.
+const HELLO: Duration = Duration::from_millis(200);
 
 /// Pause after an error of `accept`, which says that file descriptors or memory ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -90,6 +95,8 @@ enum Spoken {
     Opaque(Dialed),
     /// Policy does not let it through; the record says by which rule.
     Denied(Arc<str>),
+    /// TLS, perhaps for us.
+    Tls,
     /// Not what the port is declared to carry.
     Refused(&'static str),
     /// The client went away, or never said anything.
@@ -105,27 +112,41 @@ async fn handle(
     let accepted = Instant::now();
     // Latency matters more than the number of packets; failure only costs that.
     let _ = stream.set_nodelay(true);
-    let mut io = Io::new(stream, inlet.transport.clone());
+    let io = Io::new(stream, inlet.transport.clone());
     let arrival = Rc::new(Connection::new(
         &inlet,
         peer,
         Detected::Declared,
         false,
         io.read_counter(),
+        Security::plain(),
     ));
     let Some(registered) = Registered::add(arrival.clone()) else {
         return;
     };
     let mut first = BytesMut::new();
-    let spoken = tokio::select! {
-        spoken = first_words(&inlet, &mut io, &mut first, &arrival, accepted) => spoken,
+    let greeted = tokio::select! {
+        greeted = greet(&inlet, io, &mut first, peer, accepted) => greeted,
         () = arrival.close.notified() => return,
         () = drained(phase.clone()) => return,
     };
     drop(registered);
-    let (spoken, detected) = spoken;
+    let Greeted {
+        mut io,
+        spoken,
+        detected,
+        security,
+    } = match greeted {
+        Ok(greeted) => greeted,
+        Err(failed) => {
+            tracing::debug!(listener = inlet.name(), %peer, why = failed.why, "refused a handshake");
+            inlet.worker.stats.identity.refused.add();
+            tls::record_refused(&arrival, accepted, &failed);
+            return;
+        }
+    };
     let first = first.freeze();
-    let tls = is_tls(&first);
+    let own_tls = is_tls(&first);
     io.put_back(first.clone());
     let sequential = matches!(spoken, Spoken::Http1);
     let connection = Rc::new(Connection::new(
@@ -134,6 +155,7 @@ async fn handle(
         detected,
         sequential,
         io.read_counter(),
+        security,
     ));
     let Some(_registered) = Registered::add(connection.clone()) else {
         return;
@@ -141,7 +163,7 @@ async fn handle(
     match spoken {
         Spoken::Http1 => serve_http1(connection, io, phase).await,
         Spoken::Http2 => serve_http2(connection, io, phase).await,
-        Spoken::Opaque(dialed) => dialed.relay(&connection, &mut io, tls).await,
+        Spoken::Opaque(dialed) => dialed.relay(&connection, &mut io, own_tls).await,
         Spoken::Denied(rule) => {
             tracing::debug!(listener = inlet.name(), %peer, %rule, "denied a connection");
             record_denied(&connection, accepted, rule);
@@ -151,7 +173,68 @@ async fn handle(
             record_bad_head(&connection, Protocol::Http1, accepted, 400, &first);
             refuse_connection(&mut io, why).await;
         }
-        Spoken::Nothing => {}
+        Spoken::Nothing | Spoken::Tls => {}
+    }
+}
+
+/// A connection after its first words.
+struct Greeted {
+    io: Io,
+    spoken: Spoken,
+    detected: Detected,
+    security: Security,
+}
+
+/// Who connected: the identity by certificate, empty without one, and the address.
+type Client<'a> = (&'a str, SocketAddr);
+
+/// Finds out what a connection speaks, inside of TLS if it is for us.
+async fn greet(
+    inlet: &Rc<Inlet>,
+    mut io: Io,
+    first: &mut BytesMut,
+    peer: SocketAddr,
+    accepted: Instant,
+) -> Result<Greeted, tls::Failed> {
+    let current = inlet.tls();
+    let client = ("", peer);
+    let words = first_words(inlet, &mut io, first, client, accepted, current.is_some());
+    let (spoken, detected) = words.await;
+    let (Some(current), Spoken::Tls) = (current, &spoken) else {
+        let security = Security::plain();
+        return Ok(Greeted {
+            io,
+            spoken,
+            detected,
+            security,
+        });
+    };
+    let pass = matches!(inlet.protocol(), Declared::Detect | Declared::Opaque);
+    match tls::arrive(current, io, first, pass, accepted).await? {
+        tls::Arrived::Passed(io) => {
+            let (spoken, detected) = carry(inlet, client, accepted).await;
+            let security = Security::plain();
+            Ok(Greeted {
+                io,
+                spoken,
+                detected,
+                security,
+            })
+        }
+        tls::Arrived::Secured(mut io, security) => {
+            inlet.worker.stats.identity.accepted.add();
+            first.clear();
+            let accepted = Instant::now();
+            let client = (security.identity.as_deref().unwrap_or_default(), peer);
+            let words = first_words(inlet, &mut io, first, client, accepted, false);
+            let (spoken, detected) = words.await;
+            Ok(Greeted {
+                io,
+                spoken,
+                detected,
+                security,
+            })
+        }
     }
 }
 
@@ -165,30 +248,32 @@ async fn first_words(
     inlet: &Rc<Inlet>,
     io: &mut Io,
     first: &mut BytesMut,
-    arrival: &Connection,
+    client: Client<'_>,
     accepted: Instant,
+    tls: bool,
 ) -> (Spoken, Detected) {
     let declared = match inlet.protocol() {
         Declared::Opaque => {
-            let opaque = inlet.guard.declared_opaque(&inlet.worker, "", arrival.peer);
-            let spoken = match opaque {
-                Opaque::Permitted(permit) => Spoken::Opaque(dial(inlet, accepted, permit).await),
-                Opaque::Denied(rule) => Spoken::Denied(rule),
-                Opaque::NeverHere => Spoken::Refused(NOT_A_REQUEST),
-            };
-            return (spoken, Detected::Declared);
+            if tls && is_hello(read_verdict(io, first, HELLO, HELLO, tls).await) {
+                return (Spoken::Tls, Detected::Declared);
+            }
+            return carry(inlet, client, accepted).await;
         }
         Declared::Detect => {
-            return match inlet.guard.opaque(&inlet.worker, "", arrival.peer) {
-                Opaque::Permitted(permit) => detect(inlet, io, first, permit, accepted).await,
-                Opaque::Denied(rule) => http_or(io, first, Spoken::Denied(rule)).await,
-                Opaque::NeverHere => http_or(io, first, Spoken::Refused(NOT_A_REQUEST)).await,
+            return match inlet.guard.opaque(&inlet.worker, client.0, client.1) {
+                Opaque::Permitted(permit) => detect(inlet, io, first, permit, accepted, tls).await,
+                Opaque::Denied(rule) => http_or(io, first, Spoken::Denied(rule), tls).await,
+                Opaque::NeverHere => {
+                    http_or(io, first, Spoken::Refused(NOT_A_REQUEST), tls).await
+                }
             };
         }
         Declared::Http1 => Verdict::Http1,
         Declared::Http2 | Declared::Grpc => Verdict::Http2,
     };
-    let spoken = match read_verdict(io, first, UNUSED, FIRST_BYTES).await {
+    let unused = if tls { HANDSHAKE } else { UNUSED };
+    let spoken = match read_verdict(io, first, unused, FIRST_BYTES, tls).await {
+        Some(Verdict::Tls) => Spoken::Tls,
         Some(verdict) if verdict == declared => match verdict {
             Verdict::Http2 => Spoken::Http2,
             _ => Spoken::Http1,
@@ -210,8 +295,15 @@ async fn first_words(
 }
 
 /// What a connection is that may be HTTP only.
-async fn http_or(io: &mut Io, first: &mut BytesMut, otherwise: Spoken) -> (Spoken, Detected) {
-    let spoken = match read_verdict(io, first, UNUSED, FIRST_BYTES).await {
+async fn http_or(
+    io: &mut Io,
+    first: &mut BytesMut,
+    otherwise: Spoken,
+    tls: bool,
+) -> (Spoken, Detected) {
+    let unused = if tls { HANDSHAKE } else { UNUSED };
+    let spoken = match read_verdict(io, first, unused, FIRST_BYTES, tls).await {
+        Some(Verdict::Tls) => Spoken::Tls,
         Some(Verdict::Http1) => Spoken::Http1,
         Some(Verdict::Http2) => Spoken::Http2,
         _ if first.is_empty() => Spoken::Nothing,
@@ -220,16 +312,42 @@ async fn http_or(io: &mut Io, first: &mut BytesMut, otherwise: Spoken) -> (Spoke
     (spoken, Detected::Bytes)
 }
 
+/// Connects to the endpoint for bytes that are not looked at, if policy lets them through.
+async fn carry(
+    inlet: &Rc<Inlet>,
+    (identity, peer): Client<'_>,
+    accepted: Instant,
+) -> (Spoken, Detected) {
+    let declared = inlet.protocol() == Declared::Opaque;
+    let allowed = if declared {
+        inlet.guard.declared_opaque(&inlet.worker, identity, peer)
+    } else {
+        inlet.guard.opaque(&inlet.worker, identity, peer)
+    };
+    let spoken = match allowed {
+        Opaque::Permitted(permit) if declared => {
+            Spoken::Opaque(dial(inlet, accepted, permit).await)
+        }
+        Opaque::Permitted(permit) => return fall_back(inlet, accepted, permit).await,
+        Opaque::Denied(rule) => Spoken::Denied(rule),
+        Opaque::NeverHere => Spoken::Refused(NOT_A_REQUEST),
+    };
+    (spoken, Detected::Declared)
+}
+
 async fn detect(
     inlet: &Rc<Inlet>,
     io: &mut Io,
     first: &mut BytesMut,
     permit: Permit,
     accepted: Instant,
+    tls: bool,
 ) -> (Spoken, Detected) {
     let remembered = inlet.server_speaks_first.get();
-    if !remembered {
-        match read_verdict(io, first, SILENCE, SILENCE).await {
+    if !remembered || tls {
+        let silence = if remembered { HELLO } else { SILENCE };
+        match read_verdict(io, first, silence, SILENCE, tls).await {
+            Some(Verdict::Tls) => return (Spoken::Tls, Detected::Bytes),
             Some(Verdict::Http1) => return (Spoken::Http1, Detected::Bytes),
             Some(Verdict::Http2) => return (Spoken::Http2, Detected::Bytes),
             // The client ended without a word.
@@ -246,14 +364,16 @@ async fn detect(
     let Some(upstream) = dialed.upstream() else {
         return (Spoken::Opaque(dialed), Detected::FallBack);
     };
+    let unused = if tls { HANDSHAKE } else { UNUSED };
     let mut from_server = BytesMut::with_capacity(PEEK_BYTES);
     let client_spoke = tokio::select! {
-        verdict = read_verdict(io, first, UNUSED, SILENCE) => Some(verdict),
+        verdict = read_verdict(io, first, unused, SILENCE, tls) => Some(verdict),
         _ = upstream.read_buf(&mut from_server) => None,
     };
     match client_spoke {
         Some(Some(Verdict::Http1)) => (Spoken::Http1, Detected::Bytes),
         Some(Some(Verdict::Http2)) => (Spoken::Http2, Detected::Bytes),
+        Some(Some(Verdict::Tls)) => (Spoken::Tls, Detected::Bytes),
         Some(_) if first.is_empty() => (Spoken::Nothing, Detected::Bytes),
         Some(_) => {
             inlet.worker.stats.detection_fall_backs.add();
@@ -280,13 +400,19 @@ async fn fall_back(inlet: &Rc<Inlet>, accepted: Instant, permit: Permit) -> (Spo
     )
 }
 
+fn is_hello(verdict: Option<Verdict>) -> bool {
+    verdict == Some(Verdict::Tls)
+}
+
 /// Reads until the first bytes say something. The first byte may take `silence`, the rest
-/// `rest` more. None when time ran out; `Unclear` when the client ended.
+/// `rest` more. None when time ran out; `Unclear` when the client ended. TLS is told from
+/// the rest only if `tls` says that it may be for us.
 async fn read_verdict(
     io: &mut Io,
     first: &mut BytesMut,
     silence: Duration,
     rest: Duration,
+    tls: bool,
 ) -> Option<Verdict> {
     let mut deadline = Deadline::now() + silence;
     first.reserve(PEEK_BYTES);
@@ -295,6 +421,9 @@ async fn read_verdict(
         let read = timeout_at(deadline, io.read_buf(first)).await.ok()?;
         if matches!(read, Ok(0) | Err(_)) {
             return Some(Verdict::Unclear);
+        }
+        if tls && may_be_tls(first) {
+            return Some(Verdict::Tls);
         }
         let verdict = judge(first);
         if verdict != Verdict::Unclear {

@@ -1,6 +1,7 @@
 //! A listener on one thread, and the connections that came in through it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,15 +9,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use tokio::sync::Notify;
+use whodunit_identity::SpiffeId;
+use whodunit_identity::name::workload_of_dns;
 use whodunit_model::Party;
-use whodunit_model::record::{Detected, Side};
+use whodunit_model::record::{Detected, Side, TlsState};
 
 use super::{Start, Worker, own_labels};
 use crate::config::{Declared, Listener, Target};
+use crate::http::Claim;
 use crate::limits::{self, Limit};
 use crate::metrics::{Labels, Scope, ScopeKey, Transport};
 use crate::policy::Guard;
-use crate::upstream::{Balancer, Endpoint, destination_labels, target_labels};
+use crate::tls::{self, Security};
+use crate::upstream::{
+    Balancer, Connector, Endpoint, Mesh, destination_labels, plain_labels, target_labels,
+};
+
+/// Most identities of clients with series of their own per listener; the rest shares one.
+const IDENTITIES_MAX: usize = 256;
 
 /// A listener on one thread.
 pub(crate) struct Inlet {
@@ -31,6 +41,9 @@ pub(crate) struct Inlet {
     labels: Arc<str>,
     /// Decides who may ask for what.
     pub(crate) guard: Guard,
+    address: SocketAddr,
+    /// Labels of requests from peers with an identity.
+    secured: RefCell<HashMap<Arc<str>, Arc<str>>>,
     /// An earlier connection turned out to be opaque because the server spoke first.
     pub(crate) server_speaks_first: Cell<bool>,
 }
@@ -39,12 +52,17 @@ impl Inlet {
     /// Returns the listeners of a thread.
     pub(super) fn all(worker: &Rc<Worker>, start: &mut Start) -> Vec<Rc<Self>> {
         let config = start.config.clone();
+        let mesh = Mesh {
+            tls: worker.tls.clone(),
+            stats: worker.stats.identity.clone(),
+        };
         let each = config.listeners.iter().zip(&start.addresses).enumerate();
         each.map(|(index, (listener, address))| {
             let discovery = start.discovery.get_mut(index).and_then(Option::take);
             let own = own_labels(&config.workload);
             let direction = listener.direction.name();
-            let labels = target_labels(direction, *address, &own);
+            let plain = plain_labels(listener.direction, worker.tls.is_some(), false);
+            let labels = target_labels(direction, *address, &plain, &own);
             let peer = labels.clone().with("peer", "src").text();
             let service: Arc<str> = match &listener.target {
                 Target::Service(service) => service.name.as_str().into(),
@@ -56,12 +74,17 @@ impl Inlet {
             let balancer = match (&listener.target, discovery) {
                 (Target::Service(name), Some(discovery)) => {
                     let seed = start.seed.wrapping_add(index as u64);
-                    Balancer::discovered(name.clone(), discovery, own, seed)
+                    Balancer::discovered(name.clone(), discovery, own.clone(), seed, mesh.clone())
                 }
                 (Target::Forward(forward), _) => {
+                    let identity = listener.server_identity.as_deref().unwrap_or_default();
+                    let peer = mesh.peer(identity, "");
                     let dst = match listener.direction {
                         Side::Inbound => labels.clone(),
-                        Side::Outbound => destination_labels(&own, *forward, &Party::default(), ""),
+                        Side::Outbound => {
+                            let tls = mesh.labels(peer.as_ref(), false);
+                            destination_labels(&own, *forward, &Party::default(), "", &tls)
+                        }
                     };
                     let transport = dst.clone().with("peer", "dst").text();
                     let transport = worker.metrics.transport(&transport);
@@ -69,13 +92,8 @@ impl Inlet {
                         Side::Inbound => config.workload.clone(),
                         Side::Outbound => Party::default(),
                     };
-                    Balancer::fixed(Endpoint::new(
-                        *forward,
-                        party,
-                        false,
-                        dst.text().into(),
-                        transport,
-                    ))
+                    let connector = Connector::new(*forward, transport, peer, &mesh);
+                    Balancer::fixed(Endpoint::new(connector, party, false, dst.text().into()))
                 }
                 // A configuration without discovery has no such listener.
                 (Target::Service(_), None) => Balancer::empty(),
@@ -95,6 +113,8 @@ impl Inlet {
                 balancer,
                 transport: worker.metrics.transport(&peer),
                 labels: labels.text().into(),
+                address: *address,
+                secured: RefCell::default(),
                 server_speaks_first: Cell::new(false),
             })
         })
@@ -116,15 +136,49 @@ impl Inlet {
         &self.listener.name
     }
 
-    /// Returns the scope of requests that have no endpoint of their own.
-    pub(crate) fn scope(&self, authority: &Arc<str>) -> Rc<Scope> {
+    /// Returns the certificate in use, if TLS of peers is taken here.
+    pub(crate) fn tls(&self) -> Option<&tls::Current> {
+        let tls = self.worker.tls.as_ref();
+        tls.filter(|_| self.side() == Side::Inbound)
+    }
+
+    /// Returns the labels of requests from a peer with this identity, empty for none.
+    fn labels_of(&self, identity: &Arc<str>) -> Arc<str> {
+        if identity.is_empty() || self.side() == Side::Outbound {
+            return self.labels.clone();
+        }
+        let mut secured = self.secured.borrow_mut();
+        if let Some(labels) = secured.get(identity) {
+            return labels.clone();
+        }
+        let shown = if secured.len() < IDENTITIES_MAX {
+            identity
+        } else {
+            "[OTHER]"
+        };
+        let security = Labels::default()
+            .with("tls", "true")
+            .with("client_id", shown);
+        let own = own_labels(&self.worker.config.workload);
+        let labels: Arc<str> = target_labels("inbound", self.address, &security, &own)
+            .text()
+            .into();
+        if secured.len() < IDENTITIES_MAX {
+            secured.insert(identity.clone(), labels.clone());
+        }
+        labels
+    }
+
+    /// Returns the scope of requests that have no endpoint of their own; `client` is the
+    /// identity of who sent them, empty without one.
+    pub(crate) fn scope(&self, authority: &Arc<str>, client: &Arc<str>) -> Rc<Scope> {
         let authority = match self.side() {
             // As in Linkerd: what strangers write there is no label.
             Side::Inbound => Arc::default(),
             Side::Outbound => self.worker.authority_label(authority),
         };
         self.worker.metrics.scope(&ScopeKey {
-            base: self.labels.clone(),
+            base: self.labels_of(client),
             authority,
         })
     }
@@ -137,6 +191,12 @@ pub(crate) struct Connection {
     pub(crate) peer: SocketAddr,
     /// How the protocol was known.
     pub(crate) detected: Detected,
+    /// Whether it is encrypted by the mesh.
+    pub(crate) tls: TlsState,
+    /// Who connected, by certificate.
+    pub(crate) identity: Option<Arc<str>>,
+    /// The workload that the certificate names, with an identity.
+    party: Option<Party>,
     /// Tells the task of the connection to end it.
     pub(crate) close: Notify,
     pub(super) slot: Cell<usize>,
@@ -158,11 +218,15 @@ impl Connection {
         detected: Detected,
         sequential: bool,
         read: Arc<AtomicU64>,
+        security: Security,
     ) -> Self {
         Self {
             inlet: inlet.clone(),
             peer,
             detected,
+            tls: security.tls,
+            party: security.identity.as_deref().map(party_of),
+            identity: security.identity,
             close: Notify::new(),
             slot: Cell::new(0),
             sequential,
@@ -171,6 +235,24 @@ impl Connection {
             idle: Cell::new((0, Instant::now())),
             read,
             head_since: Cell::new(None),
+        }
+    }
+
+    /// Leaves of what the headers of a request claim what the client has proven: its id is
+    /// believed of peers with a certificate, or where nobody has one, and its sender as far
+    /// as the certificate says the same.
+    pub(crate) fn proven(&self, claim: Claim) -> Claim {
+        if self.inlet.tls().is_none() {
+            return claim;
+        }
+        let Some(party) = &self.party else {
+            return Claim::default();
+        };
+        let same =
+            |from: &Party| from.namespace == party.namespace && from.workload == party.workload;
+        Claim {
+            id: claim.id,
+            from: Some(claim.from.filter(same).unwrap_or_else(|| party.clone())),
         }
     }
 
@@ -199,6 +281,20 @@ impl Connection {
             limits::hit(Limit::IdleTime);
             self.close.notify_one();
         }
+    }
+}
+
+/// Returns the workload that an identity names, empty where it is no name of the mesh's own
+/// form. In a local mesh account and workload are the same.
+fn party_of(identity: &str) -> Party {
+    let id = SpiffeId::parse(identity).ok();
+    let spiffe = id.as_ref().and_then(SpiffeId::workload);
+    let dns = || workload_of_dns(identity).map(|(namespace, account, _)| (namespace, account));
+    let (namespace, account) = spiffe.or_else(dns).unwrap_or_default();
+    Party {
+        namespace: namespace.into(),
+        workload: account.into(),
+        ..Party::default()
     }
 }
 

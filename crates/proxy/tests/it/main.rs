@@ -3,6 +3,8 @@
 mod app;
 mod client;
 mod mesh;
+#[path = "../../../identity/tests/it/mint.rs"]
+mod mint;
 mod server;
 
 mod admin;
@@ -19,3 +21,4 @@ mod policy;
 mod records;
 mod sending;
 mod shutdown;
+mod tls;

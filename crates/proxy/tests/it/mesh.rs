@@ -133,6 +133,8 @@ pub(crate) fn endpoint(address: SocketAddr, instance: &str, meshed: bool) -> End
         version: "v1".to_owned(),
         meshed,
         ready: true,
+        identity: String::new(),
+        server_name: String::new(),
     }
 }
 
