@@ -305,6 +305,8 @@ pub(crate) fn record_denied(connection: &Rc<Connection>, accepted: Instant, text
         record.detected = connection.detected;
         record.service = inlet.service.clone();
         record.dst = inlet.worker.config.workload.clone();
+        record.tls = connection.tls;
+        record.peer_identity = connection.identity.clone().unwrap_or_default();
         record.twin = Twin::No;
         record.attempts = 0;
         policy::note(record, &inlet.worker, &text);

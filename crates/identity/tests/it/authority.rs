@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use whodunit_identity::rustls::pki_types::{CertificateDer, UnixTime};
 use whodunit_identity::{
@@ -11,7 +11,11 @@ use whodunit_identity::{
     request,
 };
 
-use crate::mint::now_s;
+/// Returns the present time, seconds since the Unix epoch.
+fn now_s() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    i64::try_from(since.as_secs()).unwrap()
+}
 
 fn open(dir: &Path) -> Authority {
     Authority::open(dir, "test", Lifetimes::default(), now_s()).unwrap()

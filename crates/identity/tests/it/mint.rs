@@ -1,7 +1,5 @@
 //! Mints certificates, good ones and every kind of bad one.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType,
@@ -13,12 +11,6 @@ use time::{Duration, OffsetDateTime};
 /// The names of the workload `web` in namespace `shop` of trust domain `test`.
 pub(crate) const WEB: &str = "spiffe://test/ns/shop/sa/web";
 pub(crate) const WEB_DNS: &str = "web.shop.serviceaccount.identity.whodunit.test";
-
-/// Returns the present time, seconds since the Unix epoch.
-pub(crate) fn now_s() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    i64::try_from(since.as_secs()).unwrap()
-}
 
 /// Something that signs certificates.
 pub(crate) struct Ca {

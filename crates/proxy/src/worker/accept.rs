@@ -263,9 +263,7 @@ async fn first_words(
             return match inlet.guard.opaque(&inlet.worker, client.0, client.1) {
                 Opaque::Permitted(permit) => detect(inlet, io, first, permit, accepted, tls).await,
                 Opaque::Denied(rule) => http_or(io, first, Spoken::Denied(rule), tls).await,
-                Opaque::NeverHere => {
-                    http_or(io, first, Spoken::Refused(NOT_A_REQUEST), tls).await
-                }
+                Opaque::NeverHere => http_or(io, first, Spoken::Refused(NOT_A_REQUEST), tls).await,
             };
         }
         Declared::Http1 => Verdict::Http1,
