@@ -9,13 +9,8 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use futures_util::{Stream, StreamExt, stream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use whodunit_model::topology::ServiceName;
 use whodunit_model::{Endpoint, Service, Topology};
@@ -24,13 +19,8 @@ use whodunit_wire::linkerd::destination::destination_server::{Destination, Desti
 use whodunit_wire::linkerd::destination::{DestinationProfile, GetDestination, Update};
 
 use crate::discovery::Discovery;
-
-/// Updates that wait for one subscriber. A proxy reads at once; one that is this
-/// far behind has stopped.
-const QUEUE: usize = 32;
-
-/// Most streams at one time: a few per proxy, thousands of proxies.
-const SUBSCRIBERS_MAX: usize = 20_000;
+use crate::subscribe::Streams;
+pub use crate::subscribe::{Counters, Updates};
 
 /// Longest name of a destination: what DNS allows, and a port.
 const PATH_BYTES_MAX: usize = 260;
@@ -39,24 +29,8 @@ const PATH_BYTES_MAX: usize = 260;
 #[derive(Clone, Debug)]
 pub struct Destinations {
     discovery: Option<Discovery>,
-    places: Arc<Semaphore>,
-    counters: Arc<Counters>,
+    streams: Streams,
 }
-
-/// What the service has done since it started.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Streams that are open now.
-    pub subscribers: AtomicU64,
-    /// Updates sent.
-    pub updates: AtomicU64,
-    /// Subscribers dropped because they did not read.
-    pub slow_dropped: AtomicU64,
-    /// Requests refused because of a bad name or too many streams.
-    pub refused: AtomicU64,
-}
-
-type Updates<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Destinations {
     /// Returns the service that answers from `discovery`; without one, every
@@ -65,15 +39,14 @@ impl Destinations {
     pub fn new(discovery: Option<Discovery>) -> Self {
         Self {
             discovery,
-            places: Arc::new(Semaphore::new(SUBSCRIBERS_MAX)),
-            counters: Arc::default(),
+            streams: Streams::default(),
         }
     }
 
     /// Returns the counters.
     #[must_use]
     pub fn counters(&self) -> Arc<Counters> {
-        self.counters.clone()
+        self.streams.counters()
     }
 
     /// Returns the gRPC service.
@@ -87,10 +60,7 @@ impl Destinations {
         request: &GetDestination,
         mut seen: impl Told<T>,
     ) -> Result<Response<Updates<T>>, Status> {
-        let refuse = |status| {
-            self.counters.refused.fetch_add(1, Ordering::Relaxed);
-            Err(status)
-        };
+        let refuse = |status| Err(self.streams.refuse(status));
         let Some(discovery) = &self.discovery else {
             return refuse(Status::failed_precondition(
                 "this server knows no services: start it with --topology FILE",
@@ -105,60 +75,9 @@ impl Destinations {
                 request.path.chars().take(80).collect::<String>()
             )));
         };
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
-            return refuse(Status::resource_exhausted(format!(
-                "more than {SUBSCRIBERS_MAX} discovery streams are open"
-            )));
-        };
-
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        let (last_word, ending) = oneshot::channel();
-        let counters = self.counters.clone();
-        let mut topology = discovery.watch();
-        tokio::spawn(async move {
-            let _place = place;
-            counters.subscribers.fetch_add(1, Ordering::Relaxed);
-            let status = loop {
-                let now = topology.borrow_and_update().clone();
-                let updates = now.map(|now| seen.differences(&now, &name));
-                let sent = send(&sender, updates.unwrap_or_default(), &counters);
-                if let Err(status) = sent {
-                    break status;
-                }
-                tokio::select! {
-                    changed = topology.changed() => if changed.is_err() {
-                        break Status::unavailable("the server is shutting down");
-                    },
-                    () = sender.closed() => break Status::cancelled("the subscriber left"),
-                }
-            };
-            counters.subscribers.fetch_sub(1, Ordering::Relaxed);
-            // Fails only if the subscriber has left.
-            let _ = last_word.send(status);
-        });
-        let ending = stream::once(ending).filter_map(async |status| status.ok().map(Err));
-        let updates = ReceiverStream::new(receiver).map(Ok).chain(ending);
-        Ok(Response::new(Box::pin(updates)))
+        self.streams
+            .open(discovery, move |topology| seen.differences(topology, &name))
     }
-}
-
-/// Queues updates for a subscriber, or says why it has to go.
-fn send<T>(sender: &mpsc::Sender<T>, updates: Vec<T>, counters: &Counters) -> Result<(), Status> {
-    for update in updates {
-        match sender.try_send(update) {
-            Ok(()) => counters.updates.fetch_add(1, Ordering::Relaxed),
-            Err(mpsc::error::TrySendError::Closed(_)) => {
-                return Err(Status::cancelled("the subscriber left"));
-            }
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                counters.slow_dropped.fetch_add(1, Ordering::Relaxed);
-                return Err(Status::resource_exhausted(
-                    "the subscriber does not read its updates: ask again",
-                ));
-            }
-        };
-    }
-    Ok(())
 }
 
 #[tonic::async_trait]

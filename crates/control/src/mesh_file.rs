@@ -7,7 +7,9 @@
 //! such files is `docs/mesh-toml.md`; a test compares it with [`SECTIONS`].
 
 mod error;
+mod policy;
 mod read;
+mod route;
 mod service;
 mod template;
 mod words;
@@ -21,7 +23,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
-use whodunit_model::Protocol;
+use whodunit_model::policy::{Mode, Policy};
+use whodunit_model::{Protocol, RouteRule};
 
 use error::list;
 pub use error::{Location, MeshFileError};
@@ -45,11 +48,22 @@ pub const SECTIONS: &[(&str, &[&str])] = &[
     ("[[service.NAME.files]]", service::FILE_KEYS),
     ("capture", service::CAPTURE_KEYS),
     ("[external.NAME]", EXTERNAL_KEYS),
+    ("[policy]", policy::POLICY_KEYS),
+    ("[policy.rule.NAME]", policy::RULE_KEYS),
+    ("[route.\"SERVICE …\"]", route::ROUTE_KEYS),
     ("[record]", RECORD_KEYS),
     ("[server]", SERVER_KEYS),
 ];
 
-const TOP_KEYS: &[&str] = &["namespace", "service", "external", "record", "server"];
+const TOP_KEYS: &[&str] = &[
+    "namespace",
+    "service",
+    "external",
+    "policy",
+    "route",
+    "record",
+    "server",
+];
 const EXTERNAL_KEYS: &[&str] = &["address", "protocol"];
 const RECORD_KEYS: &[&str] = &["buffer"];
 const SERVER_KEYS: &[&str] = &["listen", "grpc_listen"];
@@ -119,6 +133,12 @@ pub struct Service {
     pub live: Option<Check>,
     /// The protocol if it is declared; none means detect.
     pub protocol: Option<Protocol>,
+    /// What becomes of requests that no rule is about, if the service has a word of its own.
+    pub default_policy: Option<Mode>,
+    /// Who may ask it for what; none if the file has no policy.
+    pub policy: Option<Policy>,
+    /// What holds for which requests to it.
+    pub routes: Vec<RouteRule>,
     /// Query parameters whose values may be recorded.
     pub capture_query: Vec<String>,
     /// Request headers whose values may be recorded, in lower case.
@@ -181,6 +201,8 @@ pub struct External {
     pub at: Location,
     /// The protocol if it is declared; none means detect.
     pub protocol: Option<Protocol>,
+    /// What holds for which requests to it.
+    pub routes: Vec<RouteRule>,
 }
 
 /// Reads a mesh file.
@@ -239,18 +261,32 @@ pub fn parse(text: &str, file: &Path) -> Result<Mesh, MeshFileError> {
     }
     service::check_callees(source, &mut services, &service_entries)?;
     service::check_ports(source, &services, &service_entries)?;
-    let externals = external_entries
+    let mut externals = external_entries
         .iter()
         .map(|(name, value)| external(source, name, value))
-        .collect::<Result<_, _>>()?;
+        .collect::<Result<Vec<_>, _>>()?;
 
     let namespace = top.read("namespace", NAME_TAKES, |value| {
         value.as_str().filter(|name| is_name(name))
     })?;
+    let namespace = namespace.map_or("default", |found| found.value);
+    policy::read(&top, namespace, &mut services)?;
+    for route in route::read(&top, namespace, &known)? {
+        let service = services.iter_mut().find(|s| s.name == route.service);
+        match service {
+            Some(service) => service.routes.push(route.rule),
+            None => {
+                let external = externals.iter_mut().find(|e| e.name == route.service);
+                external
+                    .into_iter()
+                    .for_each(|e| e.routes.push(route.rule.clone()));
+            }
+        }
+    }
     let mut mesh = Mesh {
         file: file.to_owned(),
         folder: folder(file),
-        namespace: namespace.map_or("default", |found| found.value).to_owned(),
+        namespace: namespace.to_owned(),
         services,
         externals,
         record_buffer_bytes: None,
@@ -389,6 +425,7 @@ fn external(
         address: address.value.to_owned(),
         at: source.location(&address.span),
         protocol: protocol(&table)?,
+        routes: Vec::new(),
     })
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use whodunit_control::mesh_file::{
     Check, Command, External, Location, Mesh, RenderError, Scope, Service, Syntax, Template, Values,
 };
+use whodunit_model::policy::{Action, Mode};
 use whodunit_model::topology::ServiceName;
 use whodunit_model::{Endpoint, Service as Target};
 
@@ -22,7 +23,7 @@ use crate::ports::{Picker, local};
 use crate::probe::Question;
 use crate::process::Spec;
 use crate::proxy_config::{
-    Admin, Capture, Control, Listener, ProxyConfig, Record, Shutdown, Workload,
+    self, Admin, Capture, Control, Listener, ProxyConfig, Record, Shutdown, Workload,
 };
 use crate::supervise::{Probe, Unit};
 use crate::topology::Place;
@@ -148,6 +149,8 @@ impl Planner<'_> {
             workload: service.name.clone(),
             protocol: service.protocol,
             external: false,
+            policy: service.policy.clone(),
+            routes: service.routes.clone(),
             endpoints: Vec::new(),
         });
         (0..service.instances)
@@ -418,7 +421,15 @@ impl Planner<'_> {
             query.extend(own.into_iter().flat_map(|own| &own.capture_query));
             headers.extend(own.into_iter().flat_map(|own| &own.capture_headers));
             let name = format!("to-{callee}");
-            listener.push(Listener::outbound(name, *listen, protocol, callee.clone()));
+            let routes = own.map(|own| own.routes.as_slice());
+            let routes = routes.or_else(|| external.map(|external| external.routes.as_slice()));
+            listener.push(Listener::outbound(
+                name,
+                *listen,
+                protocol,
+                callee.clone(),
+                routes.unwrap_or_default(),
+            ));
         }
         if listener.is_empty() {
             return Ok(None);
@@ -450,6 +461,7 @@ impl Planner<'_> {
             shutdown: Shutdown {
                 grace_ms: PROXY_GRACE_MS,
             },
+            policy: policy(service),
         };
         Ok(Some(Proxy {
             config,
@@ -591,6 +603,19 @@ fn default_probe(port: u16) -> Probe {
     }
 }
 
+/// Until its proxy has heard who may ask a service for what, nobody may, unless everybody
+/// may what no rule forbids and no rule forbids anything.
+fn policy(service: &Service) -> Option<proxy_config::Policy> {
+    let policy = service.policy.as_ref()?;
+    let lenient = matches!(policy.default, Mode::Allow | Mode::Audit);
+    let forbids = policy.rules.iter().any(|rule| rule.action == Action::Deny);
+    let default = if lenient && !forbids { "allow" } else { "deny" };
+    Some(proxy_config::Policy {
+        default,
+        watch: true,
+    })
+}
+
 fn external_target(mesh: &Mesh, external: &External, addresses: &[SocketAddr]) -> Target {
     let endpoint = |address: &SocketAddr| Endpoint {
         address: *address,
@@ -609,6 +634,8 @@ fn external_target(mesh: &Mesh, external: &External, addresses: &[SocketAddr]) -
         workload: external.name.clone(),
         protocol: external.protocol,
         external: true,
+        policy: None,
+        routes: external.routes.clone(),
         endpoints: addresses.iter().map(endpoint).collect(),
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use whodunit_model::Protocol;
+use whodunit_model::route_rule::{PathMatch, RouteRule, Timeouts};
 
 /// `proxy.toml`, key by key.
 #[derive(Debug, Serialize)]
@@ -16,6 +17,15 @@ pub(crate) struct ProxyConfig {
     pub(crate) record: Record,
     pub(crate) capture: Capture,
     pub(crate) shutdown: Shutdown,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) policy: Option<Policy>,
+}
+
+/// What holds until the server was heard, which then knows more.
+#[derive(Debug, Serialize)]
+pub(crate) struct Policy {
+    pub(crate) default: &'static str,
+    pub(crate) watch: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -41,6 +51,78 @@ pub(crate) struct Listener {
     forward: Option<SocketAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     service: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    route: Vec<Route>,
+}
+
+/// What holds for some of the requests of a listener.
+#[derive(Debug, Serialize)]
+struct Route {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_prefix: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_template: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grpc: Option<String>,
+    timeout: Timeouts,
+    retry: Retry,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    split: Vec<Weighted>,
+}
+
+#[derive(Debug, Serialize)]
+struct Retry {
+    attempts: u8,
+    on: Vec<String>,
+    non_idempotent: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Weighted {
+    service: String,
+    namespace: String,
+    weight: u32,
+}
+
+impl Route {
+    fn new(rule: &RouteRule) -> Self {
+        let (mut path, mut path_prefix, mut path_template) = (None, None, None);
+        match &rule.matches.path {
+            PathMatch::Any => {}
+            PathMatch::Exact(text) => path = Some(text.clone()),
+            PathMatch::Prefix(text) => path_prefix = Some(text.clone()),
+            PathMatch::Template(text) => path_template = Some(text.clone()),
+        }
+        let grpc = rule.matches.grpc.as_ref().map(|grpc| match &grpc.method {
+            Some(method) => format!("{}/{method}", grpc.service),
+            None => grpc.service.clone(),
+        });
+        let split = rule.split.iter().map(|weighted| Weighted {
+            service: weighted.service.name.clone(),
+            namespace: weighted.service.namespace.clone(),
+            weight: weighted.weight,
+        });
+        Self {
+            name: rule.name.clone(),
+            method: rule.matches.method.clone(),
+            path,
+            path_prefix,
+            path_template,
+            grpc,
+            timeout: rule.timeouts,
+            retry: Retry {
+                attempts: rule.retries.attempts_max,
+                on: rule.retries.on.iter().map(ToString::to_string).collect(),
+                non_idempotent: rule.retries.non_idempotent,
+            },
+            split: split.collect(),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -85,6 +167,7 @@ impl Listener {
             protocol,
             forward,
             service: None,
+            route: vec![],
         }
     }
 
@@ -94,6 +177,7 @@ impl Listener {
         listen: SocketAddr,
         protocol: Option<Protocol>,
         service: String,
+        routes: &[RouteRule],
     ) -> Self {
         let protocol = word(protocol);
         let service = Some(service);
@@ -104,6 +188,7 @@ impl Listener {
             protocol,
             forward: None,
             service,
+            route: routes.iter().map(Route::new).collect(),
         }
     }
 }
@@ -151,6 +236,10 @@ mod tests {
                     local(20_002),
                     Some(Protocol::Grpc),
                     text("voting"),
+                    &[RouteRule {
+                        name: text("voting"),
+                        ..RouteRule::default()
+                    }],
                 ),
             ],
             control: Control {
@@ -167,6 +256,10 @@ mod tests {
                 headers: vec![],
             },
             shutdown: Shutdown { grace_ms: 3_000 },
+            policy: Some(Policy {
+                default: "deny",
+                watch: true,
+            }),
         };
         expect_test::expect![[r#"
             [workload]
@@ -206,6 +299,10 @@ mod tests {
 
             [shutdown]
             grace_ms = 3000
+
+            [policy]
+            default = "deny"
+            watch = true
         "#]]
         .assert_eq(&config.to_text().unwrap());
     }

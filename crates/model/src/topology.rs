@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::policy::Policy;
 use crate::record::Protocol;
+use crate::route_rule::RouteRule;
 
 /// Names a service within the mesh.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -58,6 +60,12 @@ pub struct Service {
     /// Not started or managed by us: no proxy stands before it.
     #[serde(default)]
     pub external: bool,
+    /// Who may ask its instances for what; none leaves it to their proxies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
+    /// What holds for which requests to it; the first rule that matches counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<RouteRule>,
     /// Its instances.
     pub endpoints: Vec<Endpoint>,
 }
@@ -147,6 +155,8 @@ mod tests {
             workload: name.to_owned(),
             protocol: None,
             external: false,
+            policy: None,
+            routes: vec![],
             endpoints: ready
                 .into_iter()
                 .enumerate()

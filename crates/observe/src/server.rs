@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use whodunit_control::destination::Destinations;
+use whodunit_control::policies::Policies;
 use whodunit_control::topology_file;
 use whodunit_store::{Store, StoreError};
 
@@ -142,6 +143,7 @@ impl Server {
         let (stop, stopping) = watch::channel(false);
         let (discovery, follower) = options.topology.map(topology_file::follow).unzip();
         let destinations = Destinations::new(discovery.clone());
+        let policies = Policies::new(discovery.clone());
         let live = Arc::new(Live {
             started: Instant::now(),
             data_dir,
@@ -165,7 +167,7 @@ impl Server {
         let queries = Queries::new(store.clone(), Some(live.clone()));
         let app = App::new(queries, live.clone(), stopping.clone());
         let grpc = Acceptor::new(grpc.0, connections.grpc);
-        let grpc = serve_grpc(grpc, destinations, ingest, stopping.clone());
+        let grpc = serve_grpc(grpc, destinations, policies, ingest, stopping.clone());
         let seats = Seats::new(connections.http);
         let http = serve_http(http.0, seats, http::router(app), live.clone(), stopping);
         tracing::info!(http = %live.http, grpc = %live.grpc, data = %live.data_dir.display(), "server is ready");
@@ -281,6 +283,7 @@ fn connections_max(files: Option<u64>) -> Connections {
 async fn serve_grpc(
     acceptor: Acceptor,
     destinations: Destinations,
+    policies: Policies,
     ingest: Ingest,
     mut stopping: watch::Receiver<bool>,
 ) {
@@ -290,6 +293,7 @@ async fn serve_grpc(
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .max_concurrent_streams(Some(4_096))
         .add_service(destinations.into_service())
+        .add_service(policies.into_service())
         .add_service(ingest.into_service())
         .serve_with_incoming_shutdown(incoming, async move {
             // Fails only if the server was dropped, which means stop as well.

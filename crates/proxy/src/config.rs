@@ -27,6 +27,9 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// Where requests come in.
     pub listeners: Vec<Listener>,
+    /// Whether the server is asked for the policy of inbound listeners. What it says holds
+    /// instead of what this configuration says.
+    pub policy_watch: bool,
     /// The discovery server.
     pub control: Option<SocketAddr>,
     /// What becomes of records.

@@ -4,6 +4,7 @@
 
 mod backoff;
 mod discovery;
+mod policy;
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use whodunit_flight::{Outbox, Recorder};
 use whodunit_model::BootId;
+use whodunit_model::policy::Policy;
 use whodunit_model::topology::ServiceName;
 use whodunit_wire::tonic::transport::{Channel, Endpoint};
 
@@ -41,6 +43,8 @@ pub(crate) struct Control {
     pub(crate) services: HashMap<ServiceName, watch::Sender<Known>>,
     /// Keeps the certificate up to date, with an identity.
     pub(crate) identity: Option<Source>,
+    /// Where the policy of each port is told to worker threads, if the server has it.
+    pub(crate) policies: Vec<(u16, watch::Sender<Arc<Policy>>)>,
     /// Questions to worker threads.
     pub(crate) asks: Vec<mpsc::Sender<Ask>>,
     pub(crate) admin: Option<std::net::TcpListener>,
@@ -101,6 +105,7 @@ pub(crate) async fn run(control: Control) {
         config,
         services,
         identity,
+        policies,
         outbox,
         admin,
         mut stopped,
@@ -139,6 +144,13 @@ pub(crate) async fn run(control: Control) {
     }
     if let Some(identity) = identity {
         tokio::task::spawn_local(identity.follow());
+    }
+    for (index, (port, sender)) in policies.into_iter().enumerate() {
+        let Some(server) = config.control else { break };
+        let backoff = Backoff::new(seed.wrapping_add(0x901).wrapping_add(index as u64));
+        let own = &config.workload;
+        let workload = whodunit_wire::policy::workload(&own.namespace, &own.instance);
+        tokio::task::spawn_local(policy::follow(server, workload, port, sender, backoff));
     }
     if let Some(listener) = admin {
         tokio::task::spawn_local(admin::serve(state.clone(), listener));

@@ -10,6 +10,7 @@ use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::{mpsc, watch};
 use whodunit_flight::{Counters, Recorder};
 use whodunit_model::BootId;
+use whodunit_model::record::Side;
 use whodunit_model::topology::ServiceName;
 
 use crate::clock::Clock;
@@ -133,11 +134,16 @@ impl Proxy {
         let (phase, phases) = watch::channel(Phase::Running);
         let (stop, stopped) = watch::channel(false);
         let mut services: HashMap<ServiceName, watch::Sender<Known>> = HashMap::new();
-        let policies = config.listeners.iter().map(|listener| {
-            let (_, policy) = watch::channel(Arc::new(listener.policy.clone()));
-            (policy, true)
-        });
-        let policies: Vec<_> = policies.collect();
+        let mut watched = Vec::new();
+        let mut policies = Vec::with_capacity(config.listeners.len());
+        for (listener, address) in config.listeners.iter().zip(&addresses) {
+            let (sender, policy) = watch::channel(Arc::new(listener.policy.clone()));
+            let is_watched = config.policy_watch && listener.direction == Side::Inbound;
+            if is_watched {
+                watched.push((address.port(), sender));
+            }
+            policies.push((policy, !is_watched));
+        }
         let mut asks = Vec::with_capacity(config.workers);
         let names = config
             .listeners
@@ -199,6 +205,7 @@ impl Proxy {
             stats,
             services,
             identity,
+            policies: watched,
             asks,
             admin,
             phase: phases,

@@ -227,6 +227,8 @@ mod tests {
             workload: "voting".to_owned(),
             protocol: None,
             external: false,
+            policy: None,
+            routes: vec![],
             endpoints: vec![],
         };
         let mut seen = Destination::default();

@@ -6,6 +6,7 @@
 //! makes it anew.
 
 pub mod destination;
+pub mod policy;
 
 /// The recorder protocol, package `whodunit.v1`.
 #[expect(

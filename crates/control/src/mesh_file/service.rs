@@ -7,6 +7,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::error::{MeshFileError, list, nearest};
+use super::policy;
 use super::read::{Entries, Found, Source, Table, number};
 use super::template::{Scope, Syntax, Template};
 use super::words::{self, WordsError};
@@ -31,6 +32,7 @@ pub(super) const SERVICE_KEYS: &[&str] = &[
     "ready",
     "live",
     "protocol",
+    "policy",
     "capture",
 ];
 pub(super) const CHECK_KEYS: &[&str] = &["url", "interval", "timeout", "threshold"];
@@ -133,6 +135,9 @@ impl<'a> Reader<'a> {
             ready: self.check("ready", scope)?,
             live: self.check("live", scope)?,
             protocol: protocol(table)?,
+            default_policy: policy::of_service(table)?,
+            policy: None,
+            routes: Vec::new(),
             capture_query,
             capture_headers,
             calls: Vec::new(),

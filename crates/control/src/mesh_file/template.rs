@@ -191,6 +191,22 @@ impl Template {
         self.parts.contains(&Part::Value(Placeholder::Port))
     }
 
+    /// Returns what follows `http://{self}`, if the text begins so and the rest is fixed.
+    pub(super) fn behind_itself(&self) -> Option<&str> {
+        match self.parts.as_slice() {
+            [
+                Part::Text(scheme),
+                Part::Value(Placeholder::Itself(_)),
+                rest @ ..,
+            ] if scheme == "http://" => match rest {
+                [] => Some(""),
+                [Part::Text(path)] => Some(path),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// Whether the address of the inbound proxy is named.
     #[must_use]
     pub fn uses_itself(&self) -> bool {

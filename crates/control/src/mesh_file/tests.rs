@@ -200,20 +200,20 @@ fn unknown_keys_and_the_nearest_known_one() {
     refused(
         "[service.web]\ncomand = \"a\"\n",
         expect![[r#"
-        mesh.toml:2:1: unknown key `comand` in service `web`
-          2 | comand = "a"
-            | ^^^^^^
-        help: did you mean `command`? there are `command`, `shell`, `version`, `port`, `app_port`, `ports`, `instances`, `calls`, `env`, `files`, `working_dir`, `restart`, `backoff`, `start_timeout`, `stop_timeout`, `ready`, `live`, `protocol` and `capture`
-    "#]],
+            mesh.toml:2:1: unknown key `comand` in service `web`
+              2 | comand = "a"
+                | ^^^^^^
+            help: did you mean `command`? there are `command`, `shell`, `version`, `port`, `app_port`, `ports`, `instances`, `calls`, `env`, `files`, `working_dir`, `restart`, `backoff`, `start_timeout`, `stop_timeout`, `ready`, `live`, `protocol`, `policy` and `capture`
+        "#]],
     );
     refused(
         "[services.web]\ncommand = \"a\"\n",
         expect![[r#"
-        mesh.toml:1:2: unknown key `services`
-          1 | [services.web]
-            |  ^^^^^^^^
-        help: did you mean `service`? there are `namespace`, `service`, `external`, `record` and `server`
-    "#]],
+            mesh.toml:1:2: unknown key `services`
+              1 | [services.web]
+                |  ^^^^^^^^
+            help: did you mean `service`? there are `namespace`, `service`, `external`, `policy`, `route`, `record` and `server`
+        "#]],
     );
     refused(
         "[service.web]\ncommand = \"a\"\nready = { uri = \"tcp://127.0.0.1:1\" }\n",

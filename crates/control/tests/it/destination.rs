@@ -125,6 +125,8 @@ fn web(port: u16) -> Service {
         workload: "web".to_owned(),
         protocol: None,
         external: false,
+        policy: None,
+        routes: vec![],
         endpoints: vec![Endpoint {
             address: ([127, 0, 0, 1], port).into(),
             instance: "web-0".to_owned(),

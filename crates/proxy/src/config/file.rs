@@ -209,6 +209,16 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
     let mut listeners = listeners(&source, &file.listener, &namespace, control.is_some())?;
     let own = own_modes(&source, &file.listener, &listeners)?;
     let proves = identity.is_some();
+    let watch = file
+        .policy
+        .as_ref()
+        .and_then(|policy| policy.watch.as_ref());
+    let policy_watch = watch.is_some_and(|watch| *watch.get_ref());
+    if let Some(watch) = watch.filter(|_| policy_watch && control.is_none()) {
+        let what = "`policy.watch` asks the server, and there is no `[control]`: add \
+                    `[control] server = \"ADDRESS\"`";
+        return Err(source.at(watch, what.to_owned()));
+    }
     policy::apply(&source, file.policy.as_ref(), &own, &mut listeners, proves)?;
     if identity.is_none()
         && let Some(listener) = file
@@ -236,6 +246,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
         workload,
         admin,
         listeners,
+        policy_watch,
         control,
         record,
         redaction: Redaction {

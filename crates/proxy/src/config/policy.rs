@@ -16,6 +16,7 @@ use super::{ConfigError, Declared, Listener};
 #[serde(deny_unknown_fields)]
 pub(super) struct PolicyTable {
     default: Option<Spanned<String>>,
+    pub(super) watch: Option<Spanned<bool>>,
     #[serde(default)]
     probes: Vec<Spanned<String>>,
     #[serde(default)]

@@ -165,6 +165,7 @@ const KEYS: &[&str] = &[
     "shutdown.grace_ms",
     "policy.default",
     "policy.probes",
+    "policy.watch",
     "[[policy.rule]]",
     "listener.policy",
     "rule.name",

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::Empty;
+use whodunit_model::policy::{Action, Mode, Policy, Rule};
 use whodunit_model::record::{Kind, Protocol, Side};
 use whodunit_model::redact::Attributes;
 use whodunit_model::{Cause, Origin, Outcome, RequestRecord};
@@ -526,4 +527,67 @@ async fn without_an_identity_nobody_is_authenticated() {
     let answer = whole(http1(at(&proxy, "in"), request).await).await.unwrap();
     assert_eq!(answer.status, 403);
     end(proxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_servers_policy_holds_and_the_last_one_while_it_is_gone() {
+    let (app, mut server) = (App::start().await, Server::start().await);
+    let proxy = Setup::new("web", &server)
+        .inbound("detect", app.address)
+        .table("[policy]\ndefault = \"deny\"\nwatch = true")
+        .start();
+    let to = at(&proxy, "in");
+    assert_eq!(
+        fetch(to, "/early").await.status,
+        403,
+        "before anything is known"
+    );
+    let mut rule = Rule::new("public", Action::Allow);
+    rule.paths = vec!["/public/*".parse().unwrap()];
+    let policy = Policy {
+        rules: vec![rule.clone()],
+        ..Policy::plain(Mode::Deny)
+    };
+    server.police(policy.clone());
+    becomes(to, "/public/a", 200).await;
+    assert_eq!(fetch(to, "/other").await.status, 403);
+    // A connection that is open is decided about by the newest policy, too.
+    let mut sender = http2(to).await;
+    let mut ask = async |path: &str| {
+        let request = Request::get(format!("http://a.test{path}"));
+        let request = request.body(Empty::<Bytes>::new()).unwrap();
+        whole(sender.send_request(request).await.unwrap())
+            .await
+            .unwrap()
+            .status
+    };
+    assert_eq!(ask("/public/b").await, 200);
+    rule.action = Action::Deny;
+    server.police(Policy {
+        rules: vec![rule],
+        ..Policy::plain(Mode::Allow)
+    });
+    becomes(to, "/public/a", 403).await;
+    assert_eq!(ask("/public/b").await, 403);
+    assert_eq!(ask("/other").await, 200);
+    server.halt();
+    assert_eq!(fetch(to, "/public/a").await.status, 403);
+    assert_eq!(fetch(to, "/other").await.status, 200);
+    server.police(policy);
+    server.resume();
+    becomes(to, "/other", 403).await;
+    assert_eq!(fetch(to, "/public/a").await.status, 200);
+    end(proxy).await;
+}
+
+/// Waits until a path is answered with a status.
+async fn becomes(to: SocketAddr, path: &str, status: u16) {
+    let start = std::time::Instant::now();
+    while fetch(to, path).await.status.as_u16() != status {
+        assert!(
+            start.elapsed() < crate::mesh::DEADLINE,
+            "{path} never {status}"
+        );
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
 }

@@ -11,11 +11,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use futures_util::{Stream, StreamExt as _};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
+use whodunit_model::policy::Policy;
 use whodunit_model::topology::{Endpoint, Service, ServiceName};
 use whodunit_model::{RequestRecord, Rows};
 use whodunit_wire::destination;
 use whodunit_wire::linkerd::destination::destination_server::{Destination, DestinationServer};
 use whodunit_wire::linkerd::destination::{DestinationProfile, GetDestination, Update};
+use whodunit_wire::linkerd::inbound::inbound_server_policies_server::{
+    InboundServerPolicies, InboundServerPoliciesServer,
+};
+use whodunit_wire::linkerd::inbound::{PortSpec, Server as PolicyMessage};
 use whodunit_wire::tonic::transport::Server as Tonic;
 use whodunit_wire::tonic::transport::server::TcpIncoming;
 use whodunit_wire::tonic::{Request, Response, Status, Streaming};
@@ -54,6 +59,7 @@ type Places = watch::Sender<Place>;
 struct State {
     received: Arc<Mutex<Received>>,
     services: Arc<Mutex<BTreeMap<String, Places>>>,
+    policy: watch::Sender<Option<Policy>>,
     /// Whether batches are acknowledged.
     silent: Arc<AtomicBool>,
 }
@@ -92,6 +98,7 @@ impl Server {
         runtime.spawn(
             Tonic::builder()
                 .add_service(DestinationServer::new(state.clone()))
+                .add_service(InboundServerPoliciesServer::new(state.clone()))
                 .add_service(RecorderServer::new(state))
                 .serve_with_incoming(incoming),
         );
@@ -121,6 +128,11 @@ impl Server {
     /// Tells proxies that there is no such service.
     pub(crate) fn forget(&self, service: &str) {
         self.state.service(service).send_replace(Place::Missing);
+    }
+
+    /// Tells proxies the policy of all of their ports.
+    pub(crate) fn police(&self, policy: Policy) {
+        self.state.policy.send_replace(Some(policy));
     }
 
     /// Returns what arrived.
@@ -255,6 +267,8 @@ impl Destination for State {
             workload: name.name,
             protocol: None,
             external: false,
+            policy: None,
+            routes: vec![],
             endpoints: vec![],
         };
         let mut before: Vec<Endpoint> = Vec::new();
@@ -286,5 +300,27 @@ impl Destination for State {
         _request: Request<GetDestination>,
     ) -> Result<Response<Self::GetProfileStream>, Status> {
         Err(Status::unimplemented("not asked for"))
+    }
+}
+
+#[whodunit_wire::tonic::async_trait]
+impl InboundServerPolicies for State {
+    type WatchPortStream = Updates<PolicyMessage>;
+
+    async fn get_port(&self, _: Request<PortSpec>) -> Result<Response<PolicyMessage>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn watch_port(
+        &self,
+        request: Request<PortSpec>,
+    ) -> Result<Response<Self::WatchPortStream>, Status> {
+        let request = request.into_inner();
+        assert!(whodunit_wire::policy::parse_workload(&request.workload).is_some());
+        assert_ne!(request.port, 0, "the port that is bound");
+        let updates = WatchStream::new(self.policy.subscribe()).filter_map(async |policy| {
+            policy.map(|policy| Ok(whodunit_wire::policy::server(&policy, "web")))
+        });
+        Ok(Response::new(Box::pin(updates)))
     }
 }
