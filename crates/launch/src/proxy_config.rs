@@ -285,6 +285,16 @@ mod tests {
             protocol = "grpc"
             service = "voting"
 
+            [[listener.route]]
+            name = "voting"
+
+            [listener.route.timeout]
+
+            [listener.route.retry]
+            attempts = 3
+            on = ["connect_refused", "connect_timeout", "reset", "closed_early"]
+            non_idempotent = false
+
             [control]
             server = "127.0.0.1:7071"
 

@@ -43,6 +43,8 @@ fn web(policy: Option<Policy>) -> Service {
             version: String::new(),
             meshed: true,
             ready: false,
+            identity: String::new(),
+            server_name: String::new(),
         }],
     }
 }
