@@ -92,7 +92,15 @@ impl Server {
             .build()
             .expect("a runtime");
         let guard = runtime.enter();
-        let incoming = TcpIncoming::bind(self.address).expect("bind");
+        // What was halted may hold its port a moment longer.
+        let start = std::time::Instant::now();
+        let incoming = loop {
+            match TcpIncoming::bind(self.address) {
+                Ok(incoming) => break incoming,
+                Err(error) => assert!(start.elapsed() < crate::mesh::DEADLINE, "{error}"),
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        };
         self.address = incoming.local_addr().expect("address");
         let state = self.state.clone();
         runtime.spawn(
