@@ -21,6 +21,7 @@ mod detect;
 mod h1;
 mod http;
 mod limits;
+pub mod log;
 mod metrics;
 mod net;
 mod opaque;

@@ -1,13 +1,13 @@
 //! The proxy's binary: reads `proxy.toml`, runs until it is told to end.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
-use whodunit_proxy::{Config, Proxy, VERSION};
+use whodunit_proxy::{Config, Proxy, VERSION, log};
 
 const USAGE: &str = "\
 Forwards requests and records each of them.
@@ -109,13 +109,7 @@ fn perform(command: Command) -> anyhow::Result<()> {
 }
 
 fn run(config: Config) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("WHODUNIT_LOG")
-        .unwrap_or_else(|_| "warn,whodunit_proxy=info".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+    log::init();
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -246,8 +246,10 @@ pub(crate) async fn run(mut start: Start) {
     limits::enter(&start.stats.limits);
     let worker = Rc::new(Worker::new(&start));
     let inlets: Vec<Rc<Inlet>> = Inlet::all(&worker, &mut start);
+    let mut accepting = Vec::with_capacity(inlets.len());
     for (inlet, socket) in inlets.iter().zip(start.sockets.drain(..)) {
-        tokio::task::spawn_local(accept::accept(inlet.clone(), socket, start.phase.clone()));
+        let accept = accept::accept(inlet.clone(), socket, start.phase.clone());
+        accepting.push(tokio::task::spawn_local(accept));
     }
     let mut ticks = tokio::time::interval(SWEEP);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -263,6 +265,12 @@ pub(crate) async fn run(mut start: Start) {
         }
     }
     let deadline = Instant::now() + worker.config.shutdown_grace;
+    for accept in accepting {
+        // A task that panicked accepts nothing more.
+        let _ = accept.await;
+    }
+    // What was accepted last gets its turn to be counted as busy.
+    tokio::task::yield_now().await;
     let mut ticks = tokio::time::interval(Duration::from_millis(10));
     while Instant::now() < deadline && worker.is_busy() {
         tokio::select! {

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use crate::{bench, codegen, deps_map, program, test, tools, workspace::Workspace};
+use crate::{bench, codegen, deps_map, program, test, tools, unsafe_code, workspace::Workspace};
 
 /// One thing to check.
 struct Step {
@@ -34,6 +34,11 @@ const STEPS: &[Step] = &[
         name: "map",
         about: "dependencies between our crates point down",
         run: deps_map::check,
+    },
+    Step {
+        name: "unsafe",
+        about: "unsafe code stands in named modules only",
+        run: unsafe_code::check,
     },
     Step {
         name: "unused",

@@ -13,6 +13,7 @@ mod deps_map;
 mod program;
 mod test;
 mod tools;
+mod unsafe_code;
 mod workspace;
 
 use std::{

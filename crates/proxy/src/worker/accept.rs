@@ -43,6 +43,15 @@ const PEEK_BYTES: usize = 512;
 /// client for one that waits for the server to speak.
 const HELLO: Duration = Duration::from_millis(200);
 
+/// How long a new connection may take for its first bytes once the process drains.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Most waiting connections that are still served when the process drains.
+const BACKLOG_TAKEN_MAX: usize = 4_096;
+
+/// How long the kernel may take to say that another connection waits.
+const BACKLOG_WAIT: Duration = Duration::from_millis(10);
+
 /// Pause after an error of `accept`, which says that file descriptors or memory ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -72,7 +81,7 @@ pub(super) async fn accept(
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = phase.wait_for(|phase| *phase == Phase::Draining) => return,
+            _ = phase.wait_for(|phase| *phase == Phase::Draining) => break,
         };
         match accepted {
             Ok((stream, peer)) => {
@@ -83,6 +92,22 @@ pub(super) async fn accept(
                 tracing::warn!(listener = inlet.name(), %error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
+        }
+    }
+    take_backlog(&inlet, &listener, &phase).await;
+}
+
+/// Takes the connections that clients believe to have already: closing the socket would
+/// reset them. They are served as others are while the process drains.
+async fn take_backlog(inlet: &Rc<Inlet>, listener: &TcpListener, phase: &watch::Receiver<Phase>) {
+    // Without an end to it a flood of connections would keep the process from ending.
+    for _ in 0..BACKLOG_TAKEN_MAX {
+        match tokio::time::timeout(BACKLOG_WAIT, listener.accept()).await {
+            Ok(Ok((stream, peer))) => {
+                let connection = handle(inlet.clone(), stream, peer, phase.clone());
+                tokio::task::spawn_local(connection);
+            }
+            _ => return,
         }
     }
 }
@@ -128,7 +153,7 @@ async fn handle(
     let greeted = tokio::select! {
         greeted = greet(&inlet, io, &mut first, peer, accepted) => greeted,
         () = arrival.close.notified() => return,
-        () = drained(phase.clone()) => return,
+        () = drained_for_a_while(phase.clone()) => return,
     };
     drop(registered);
     let Greeted {
@@ -241,6 +266,12 @@ async fn greet(
 async fn drained(mut phase: watch::Receiver<Phase>) {
     // An error says that nobody can start draining any more, which is as good.
     let _ = phase.wait_for(|phase| *phase == Phase::Draining).await;
+}
+
+/// Completes some time after the process began to drain: a request may be on its way.
+async fn drained_for_a_while(phase: watch::Receiver<Phase>) {
+    drained(phase).await;
+    tokio::time::sleep(LAST_WORDS).await;
 }
 
 /// Finds out what a connection speaks. Bytes that were read are left in `first`.

@@ -1,12 +1,11 @@
 //! The binary: arguments, errors, signals, and its documentation.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Instant;
 
 use http::StatusCode;
-use tokio::net::TcpListener;
 use whodunit_proxy::Config;
 
 use crate::app::App;
@@ -95,29 +94,39 @@ impl Drop for Running {
     }
 }
 
+/// Returns the address of the listener that a proxy says it listens on, and goes on reading
+/// what it says.
+fn listening(said: std::process::ChildStderr) -> std::net::SocketAddr {
+    let mut lines = std::io::BufReader::new(said).lines();
+    let address = lines.by_ref().map_while(Result::ok).find_map(|line| {
+        let rest = line
+            .contains("listening")
+            .then(|| line.split("address=").nth(1))?;
+        rest?.split_whitespace().next()?.parse().ok()
+    });
+    std::thread::spawn(move || lines.for_each(drop));
+    address.expect("it never listens")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signal_ends_it_in_order() {
     let app = App::start().await;
-    let free = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let address = free.local_addr().unwrap();
-    drop(free);
     let directory = tempfile::tempdir().unwrap();
     let config = CONFIG
-        .replace("LISTEN", &address.to_string())
+        .replace("LISTEN", "127.0.0.1:0")
         .replace("FORWARD", &app.address.to_string());
     let path = write(directory.path(), &config);
     for signal in ["TERM", "INT"] {
         let child = Command::new(env!("CARGO_BIN_EXE_whodunit-proxy"))
             .arg("--config")
             .arg(&path)
+            .env("WHODUNIT_LOG", "info")
             .stderr(Stdio::piped())
             .spawn();
         let mut child = Running(child.expect("starts"));
-        let start = Instant::now();
-        while tokio::net::TcpStream::connect(address).await.is_err() {
-            assert!(start.elapsed() < DEADLINE, "it never listens");
-            tokio::task::yield_now().await;
-        }
+        let said = child.0.stderr.take().expect("is piped");
+        let address = tokio::task::spawn_blocking(move || listening(said));
+        let address = address.await.unwrap();
         assert_eq!(fetch(address, "/").await.status, StatusCode::OK);
         let pid = child.0.id().to_string();
         assert!(

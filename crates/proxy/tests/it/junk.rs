@@ -72,7 +72,7 @@ async fn junk_harms_nobody() {
         (proxy.open_connections() == 0).then_some(())
     })
     .await;
-    crate::sending::check_conservation(&proxy.counters());
+    crate::sending::conserved(&proxy).await;
     assert_eq!(proxy.counters().in_flight, 0);
     end(proxy).await;
 }

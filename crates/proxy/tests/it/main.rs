@@ -17,6 +17,7 @@ mod http1;
 mod junk;
 mod limits;
 mod opaque;
+mod operation;
 mod policy;
 mod records;
 mod sending;

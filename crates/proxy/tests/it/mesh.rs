@@ -106,6 +106,14 @@ impl Setup {
         self
     }
 
+    /// Gives open requests this long to end.
+    pub(crate) fn grace_ms(mut self, grace_ms: u32) -> Self {
+        self.text = self
+            .text
+            .replace("grace_ms = 500", &format!("grace_ms = {grace_ms}"));
+        self
+    }
+
     /// Starts the proxy.
     pub(crate) fn start(self) -> Running {
         let config = Config::parse(&self.text, Path::new("proxy.toml")).expect(&self.text);
@@ -186,7 +194,7 @@ impl Pair {
     /// Ends both proxies, and checks the accounts of both.
     pub(crate) async fn end(self) {
         for proxy in [self.caller, self.callee] {
-            crate::sending::check_conservation(&proxy.counters());
+            crate::sending::conserved(&proxy).await;
             end(proxy).await;
         }
     }

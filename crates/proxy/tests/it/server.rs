@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::{Stream, StreamExt as _};
+use socket2::{Domain, Socket, Type};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use whodunit_model::policy::Policy;
@@ -68,6 +69,8 @@ struct State {
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     state: State,
+    /// Keeps the port ours while the server is away; it does not listen.
+    _place: Socket,
     /// Connections live and die with it.
     runtime: Option<tokio::runtime::Runtime>,
 }
@@ -75,9 +78,16 @@ pub(crate) struct Server {
 impl Server {
     /// Starts a server on a free port.
     pub(crate) async fn start() -> Self {
+        let place = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        place.set_reuse_address(true).expect("an option");
+        place
+            .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+            .expect("a port");
+        let address = place.local_addr().expect("an address");
         let mut server = Self {
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            address: address.as_socket().expect("an IP address"),
             state: State::default(),
+            _place: place,
             runtime: None,
         };
         server.resume();
@@ -92,14 +102,14 @@ impl Server {
             .build()
             .expect("a runtime");
         let guard = runtime.enter();
-        // What was halted may hold its port a moment longer.
-        let start = std::time::Instant::now();
+        // A listener that was just given up may not be closed yet.
+        let start = Instant::now();
         let incoming = loop {
             match TcpIncoming::bind(self.address) {
                 Ok(incoming) => break incoming,
-                Err(error) => assert!(start.elapsed() < crate::mesh::DEADLINE, "{error}"),
+                Err(error) => assert!(start.elapsed() < crate::mesh::DEADLINE, "bind: {error}"),
             }
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(5));
         };
         self.address = incoming.local_addr().expect("address");
         let state = self.state.clone();

@@ -1,0 +1,100 @@
+//! What is logged, and changing that while the proxy runs.
+
+use std::io::IsTerminal as _;
+use std::sync::OnceLock;
+
+use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Registry, fmt, reload};
+
+/// The environment variable that says what is logged.
+pub const VARIABLE: &str = "WHODUNIT_LOG";
+
+/// What is logged unless something else is said.
+const DEFAULT: &str = "warn,whodunit_proxy=info";
+
+/// Set once, by [`init`].
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
+/// Why the level was not changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LevelError {
+    /// The text is not what a level looks like.
+    #[error(
+        "not a level: use error, warn, info, debug, trace or TARGET=LEVEL, with commas between"
+    )]
+    Bad,
+    /// Another program holds this proxy and logs for it.
+    #[error("this process does not log here")]
+    NotOurs,
+}
+
+/// Logs to standard error from now on, as [`VARIABLE`] says. A second call does nothing.
+pub fn init() {
+    let filter = EnvFilter::try_from_env(VARIABLE).unwrap_or_else(|_| DEFAULT.into());
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines = fmt::layer()
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::registry().with(filter).with(lines);
+    if subscriber.try_init().is_ok() {
+        // Only whoever initialized first comes here.
+        let _ = FILTER.set(handle);
+    }
+}
+
+/// Returns what is logged.
+pub(crate) fn level() -> Result<String, LevelError> {
+    let handle = FILTER.get().ok_or(LevelError::NotOurs)?;
+    handle
+        .with_current(ToString::to_string)
+        .map_err(|_| LevelError::NotOurs)
+}
+
+/// Changes what is logged.
+pub(crate) fn set_level(text: &str) -> Result<(), LevelError> {
+    let filter = parse(text)?;
+    let handle = FILTER.get().ok_or(LevelError::NotOurs)?;
+    handle.reload(filter).map_err(|_| LevelError::NotOurs)
+}
+
+/// Whatever the library would take for the name of a target is refused unless it has a
+/// level: a mistyped level would turn everything off.
+fn parse(text: &str) -> Result<EnvFilter, LevelError> {
+    let text = text.trim();
+    let is_level = |word: &str| {
+        !word.is_empty() && word.parse::<tracing::level_filters::LevelFilter>().is_ok()
+    };
+    let is_known = |part: &str| match part.split_once('=') {
+        Some((target, level)) => !target.is_empty() && is_level(level),
+        None => is_level(part),
+    };
+    if text.is_empty() || !text.split(',').all(|part| is_known(part.trim())) {
+        return Err(LevelError::Bad);
+    }
+    EnvFilter::try_new(text).map_err(|_| LevelError::Bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistyped_level_is_refused() {
+        for good in ["debug", "warn,whodunit_proxy=trace", " info\n", "off"] {
+            assert!(parse(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "debgu",
+            "warn,,",
+            "=debug",
+            "a=loud",
+            "[x{y=\"1\"}]=debug",
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+        assert!(matches!(set_level("debug"), Err(LevelError::NotOurs)));
+    }
+}
