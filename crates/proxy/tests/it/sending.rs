@@ -17,6 +17,12 @@ pub(crate) async fn conserved(proxy: &whodunit_proxy::Running) {
     .await;
 }
 
+/// Checks both equations of the accounting. The numbers must be at rest.
+#[track_caller]
+pub(crate) fn check_conservation(counters: &Counters) {
+    assert!(balance(counters), "{counters:?}");
+}
+
 fn balance(counters: &Counters) -> bool {
     let requests = counters.recorded
         + counters.in_flight
@@ -76,7 +82,7 @@ async fn records_survive_a_server_that_goes_away_and_comes_back() {
     }
     let waiting = proxy.counters();
     assert_eq!((waiting.recorded, waiting.acknowledged), (60, 20));
-    assert!(balance(&waiting), "{waiting:?}");
+    check_conservation(&waiting);
     server.resume();
     wait_for("all acknowledgments", || {
         (proxy.counters().acknowledged == 60).then_some(())
@@ -144,14 +150,14 @@ async fn the_accounts_balance_under_overload() {
     let counters = proxy.counters();
     assert_eq!(counters.started, 800);
     assert!(counters.dropped_queue_full > 0, "{counters:?}");
-    assert!(balance(&counters), "{counters:?}");
+    check_conservation(&counters);
     server.resume();
     wait_for("the rest", || {
         (proxy.counters().buffered == 0).then_some(())
     })
     .await;
     let counters = proxy.counters();
-    assert!(balance(&counters), "{counters:?}");
+    check_conservation(&counters);
     assert_eq!(server.records().len() as u64, counters.acknowledged);
     end(proxy).await;
 }

@@ -122,7 +122,7 @@ impl Secure {
 
     async fn end(self) {
         for proxy in [self.caller, self.callee] {
-            crate::sending::check_conservation(&proxy.counters());
+            crate::sending::conserved(&proxy).await;
             end(proxy).await;
         }
     }
