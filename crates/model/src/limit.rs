@@ -110,7 +110,7 @@ limits! {
         then "the connection is refused and recorded",
         fix "look at the network between client and proxy";
     /// Time that a client may take for a request head that it has begun.
-    HeadTime: Proxy "http1_head_ms" = Milliseconds 15_000,
+    HeadTime: Proxy "head_ms" = Milliseconds 15_000,
         then "the connection is closed",
         fix "look for clients that dribble their requests on purpose";
     /// Time that a client connection may stay without a request.
@@ -150,19 +150,39 @@ limits! {
         then "answered with 502 and recorded",
         fix "look at the application: no protocol needs that many";
     /// Bytes of the field section of an HTTP/2 message.
-    Http2FieldBytes: Proxy "http2_field_bytes" = Bytes 64 << 10,
-        then "the stream is refused",
+    Http2FieldBytes: Proxy "http2_field_bytes" = Bytes 32 << 10,
+        then "a request is answered with 431, a response becomes 502; far more ends the connection",
         fix "send fewer or smaller header fields";
     /// Streams that a client may have open on one HTTP/2 connection.
-    Http2Streams: Proxy "http2_streams" = Count 1_000,
-        then "the stream is refused with REFUSED_STREAM",
-        uncounted "clients know the number and wait";
+    Http2Streams: Proxy "http2_streams" = Count 200,
+        then "the stream is refused with REFUSED_STREAM and recorded, cause load_shed",
+        ordinary "clients may open streams before they have heard of the number";
+    /// Streams that an HTTP/2 client resets before they are served.
+    Http2EarlyResets: Proxy "http2_early_resets" = Count 20,
+        then "the connection is ended with ENHANCE_YOUR_CALM",
+        fix "look for who attacks: the address is in the log at debug level";
+    /// Streams that an HTTP/2 client resets in ten seconds, beyond the responses it takes.
+    Http2Resets: Proxy "http2_resets" = Count 200,
+        then "the connection is ended with ENHANCE_YOUR_CALM",
+        fix "look for clients that cancel almost all of their requests";
+    /// Streams of one HTTP/2 connection that its client makes us reset.
+    Http2OwnResets: Proxy "http2_own_resets" = Count 100,
+        then "the connection is ended with ENHANCE_YOUR_CALM",
+        fix "look for who attacks, or speaks broken HTTP/2";
+    /// Frames of no use that an HTTP/2 client sends in ten seconds, with none of use between.
+    Http2IdleFrames: Proxy "http2_idle_frames" = Count 1_000,
+        then "the connection is ended with ENHANCE_YOUR_CALM",
+        fix "look for who attacks: no client needs that many";
+    /// Bytes of one HTTP/2 message that wait for a reader.
+    Http2SendBytes: Proxy "http2_send_bytes" = Bytes 32 << 10,
+        then "no more is read from the other side",
+        uncounted "a writer is often faster than a reader";
     /// Bytes that a peer may send ahead on one HTTP/2 stream.
-    Http2StreamWindow: Proxy "http2_stream_window_bytes" = Bytes 1 << 20,
+    Http2StreamWindow: Proxy "http2_stream_window_bytes" = Bytes 64 << 10,
         then "the sender waits",
         uncounted "flow control is at work whenever a reader is slower than a writer";
     /// Bytes that a peer may send ahead on one HTTP/2 connection.
-    Http2ConnectionWindow: Proxy "http2_connection_window_bytes" = Bytes 4 << 20,
+    Http2ConnectionWindow: Proxy "http2_connection_window_bytes" = Bytes 1 << 20,
         then "the sender waits",
         uncounted "flow control is at work whenever a reader is slower than a writer";
     /// Time to connect to an endpoint or the application.
@@ -189,8 +209,8 @@ limits! {
     PoolTime: Proxy "pool_ms" = Milliseconds 10_000,
         then "the connection is closed",
         uncounted "the ordinary end of a connection that is not needed";
-    /// Time that an HTTP/2 endpoint may take to answer a ping.
-    PingTime: Proxy "http2_ping_ms" = Milliseconds 5_000,
+    /// Time that an HTTP/2 peer with open streams may take to answer a ping.
+    PingTime: Proxy "http2_ping_ms" = Milliseconds 3_000,
         then "its connection is closed, and what was on it fails",
         uncounted "the requests that fail with it are recorded";
     /// Time series on `/metrics`, per process.

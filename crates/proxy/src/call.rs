@@ -274,7 +274,7 @@ impl Drop for Call {
             let cause = if stopping {
                 Cause::Shutdown
             } else {
-                Cause::ClientCancelled
+                self.worker.given_up.get()
             };
             self.blame(Fault::seen_from(side, cause, false));
         }

@@ -4,6 +4,7 @@ mod body;
 mod forward;
 mod head;
 mod http1;
+mod http2;
 mod reply;
 mod serve;
 mod stream;
@@ -12,9 +13,10 @@ mod upgrade;
 pub(crate) use body::{RequestBody, ResponseBody};
 pub(crate) use head::Claim;
 pub(crate) use http1::{Wire, serve_http1};
+pub(crate) use http2::{ReceivedBody, send_body, serve_http2};
 pub(crate) use reply::refuse_connection;
-pub(crate) use serve::{Refusal, record_bad_head, serve};
+pub(crate) use serve::{Refusal, record_bad_head};
 pub(crate) use stream::{Incoming, StreamError};
 
-/// Most bytes of the fields of an HTTP/2 message; more is refused.
-pub(crate) const HEADER_BYTES_MAX: u32 = crate::limits::Limit::Http2FieldBytes.count_u32();
+/// Most bytes of the fields of an HTTP/2 message, as RFC 9113 counts them; more is refused.
+pub(crate) const HEADER_LIST_BYTES_MAX: u32 = crate::limits::Limit::Http2FieldBytes.count_u32();

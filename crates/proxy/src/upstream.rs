@@ -11,7 +11,7 @@ mod http2;
 
 pub(crate) use balance::{Balancer, Known, destination_labels, plain_labels, target_labels};
 pub(crate) use endpoint::{Connector, Endpoint, InFlight, Mesh};
-pub(crate) use error::{Failed, hyper_cause, io_cause, is_violation};
+pub(crate) use error::{Failed, h2_cause, io_cause};
 pub(crate) use exchange::Exchange;
 
 use std::rc::Rc;
@@ -77,8 +77,9 @@ impl Lease {
 
     /// Gives the connection back after a complete response.
     pub(crate) fn give_back(self) {
-        if let Self::Http1(lease) = self {
-            lease.give_back();
+        match self {
+            Self::Http1(lease) => lease.give_back(),
+            Self::Http2(lease) => lease.give_back(),
         }
     }
 }

@@ -3,7 +3,7 @@
 mod accept;
 mod inlet;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 use http::HeaderValue;
 use tokio::sync::{mpsc, oneshot, watch};
 use whodunit_flight::Recorder;
-use whodunit_model::Party;
 use whodunit_model::policy::Policy;
 use whodunit_model::route::RouteNames;
+use whodunit_model::{Cause, Party};
 
-pub(crate) use inlet::{Connection, Inlet};
+pub(crate) use inlet::{Connection, Inlet, Want};
 
 use crate::call::OpenCalls;
 use crate::clock::Clock;
@@ -73,16 +73,6 @@ pub(crate) struct Start {
     pub(crate) seed: u64,
 }
 
-/// Spawns tasks on the present thread.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LocalExecutor;
-
-impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
-}
-
 /// What the requests of a thread share.
 pub(crate) struct Worker {
     pub(crate) config: Arc<Config>,
@@ -96,6 +86,8 @@ pub(crate) struct Worker {
     pub(crate) from_header: HeaderValue,
     /// The certificate in use, with an identity.
     pub(crate) tls: Option<tls::Current>,
+    /// Why a call that is dropped now was given up; set around such drops only.
+    pub(crate) given_up: Cell<Cause>,
     connections: RefCell<Vec<Rc<Connection>>>,
     strings: RefCell<Strings>,
     authorities: RefCell<Strings>,
@@ -120,6 +112,7 @@ impl Worker {
             routes: RefCell::default(),
             from_header: from_header(&start.config.workload),
             tls: start.tls.clone(),
+            given_up: Cell::new(Cause::ClientCancelled),
             connections: RefCell::default(),
             strings: RefCell::default(),
             authorities: RefCell::default(),
@@ -251,6 +244,7 @@ pub(crate) async fn run(mut start: Start) {
         let accept = accept::accept(inlet.clone(), socket, start.phase.clone());
         accepting.push(tokio::task::spawn_local(accept));
     }
+    tokio::task::spawn_local(crate::coalesce::write_gathered());
     let mut ticks = tokio::time::interval(SWEEP);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

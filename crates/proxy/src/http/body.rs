@@ -7,7 +7,6 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use whodunit_model::Cause;
 use whodunit_model::record::Side;
 
 use super::head;
@@ -15,7 +14,6 @@ use super::http1::Wire;
 use super::stream::{Incoming, StreamError};
 use super::upgrade::Switched;
 use crate::call::{Call, CallState, Fault, Messages};
-use crate::h1::BodyError;
 use crate::upstream::{InFlight, Lease};
 
 /// The body of a request on its way to an endpoint.
@@ -71,10 +69,7 @@ impl Body for RequestBody {
                     head::strip_own(trailers);
                 }
             }
-            Some(Err(StreamError::Body(BodyError::BadChunk(_)))) => {
-                this.state.client_failed(Cause::BadRequestHead);
-            }
-            Some(Err(_)) => this.state.client_failed(Cause::ClientCancelled),
+            Some(Err(error)) => this.state.client_failed(error.client_cause()),
             None => {}
         }
         Poll::Ready(frame)

@@ -201,17 +201,15 @@ fn introduce(inlet: &Inlet, call: &Call, parts: &mut Parts, meshed: bool) {
 }
 
 /// Returns a copy of a request that may be sent twice, if its connection might turn out to
-/// be closed: one without a body whose method changes nothing.
+/// be closed: one without a body whose method changes nothing. HTTP/2 endpoints say what
+/// they did nothing with, so that there any request without a body is kept.
 fn spare(
     call: &Call,
     request: &Request<RequestBody>,
     lease: &Lease,
 ) -> Option<Request<RequestBody>> {
-    let safe = matches!(
-        *request.method(),
-        Method::GET | Method::HEAD | Method::OPTIONS
-    );
-    if !lease.is_reused() || !safe || !request.body().is_end_stream() {
+    let kept = is_safe(request.method()) || matches!(lease, Lease::Http2(_));
+    if !lease.is_reused() || !kept || !request.body().is_end_stream() {
         return None;
     }
     let mut copy = Request::new(RequestBody::empty(call.state().clone()));
@@ -241,8 +239,14 @@ fn again(
     let closed = matches!(failed.cause, Cause::ClosedEarly | Cause::Reset);
     match failed.request {
         Some(request) => Ok(*request),
-        None => spare.filter(|_| closed).ok_or(failed.cause),
+        None => spare
+            .filter(|spare| failed.unprocessed || (closed && is_safe(spare.method())))
+            .ok_or(failed.cause),
     }
+}
+
+fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
 fn answer_text(endpoint: &Endpoint, cause: Cause) -> String {

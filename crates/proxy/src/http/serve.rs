@@ -215,6 +215,13 @@ fn note_head(inlet: &Inlet, call: &mut Call, parts: &mut http::response::Parts, 
     });
 }
 
+/// Records a stream that ended before it was served, and was answered with `status`; 0 if it
+/// was not.
+pub(crate) fn record_unserved(connection: &Rc<Connection>, cause: Cause, status: u16) {
+    let call = begin_refused(connection, Protocol::Http2, Instant::now(), status);
+    end_refused(connection, call, cause);
+}
+
 /// Records a head that was refused before it became a request, and answered with `status`;
 /// 0 if the connection was ended without an answer.
 ///
@@ -226,10 +233,21 @@ pub(crate) fn record_bad_head(
     status: u16,
     bytes: &[u8],
 ) {
+    let call = begin_refused(connection, protocol, started, status);
+    let worker = &connection.inlet.worker;
+    call.note(|record| head::describe_refused(bytes, worker, record));
+    end_refused(connection, call, Cause::BadRequestHead);
+}
+
+fn begin_refused(
+    connection: &Rc<Connection>,
+    protocol: Protocol,
+    started: Instant,
+    status: u16,
+) -> Call {
     let inlet = &connection.inlet;
     let side = inlet.side();
-    let client = connection.identity.clone().unwrap_or_default();
-    let mut call = Call::begin(&inlet.worker, side, None, started);
+    let call = Call::begin(&inlet.worker, side, None, started);
     call.note(|record| {
         let own = inlet.worker.config.workload.clone();
         match side {
@@ -240,13 +258,18 @@ pub(crate) fn record_bad_head(
         record.protocol = protocol;
         record.detected = connection.detected;
         record.tls = connection.tls;
-        record.peer_identity = client.clone();
+        record.peer_identity = connection.identity.clone().unwrap_or_default();
         record.twin = Twin::No;
         record.attempts = 0;
         record.status = status;
-        head::describe_refused(bytes, &inlet.worker, record);
     });
+    call
+}
+
+fn end_refused(connection: &Connection, mut call: Call, cause: Cause) {
+    let inlet = &connection.inlet;
+    let client = connection.identity.clone().unwrap_or_default();
     call.count_in(inlet.scope(&std::sync::Arc::default(), &client));
-    call.blame(Fault::seen_from(side, Cause::BadRequestHead, false));
+    call.blame(Fault::seen_from(inlet.side(), cause, false));
     call.end();
 }

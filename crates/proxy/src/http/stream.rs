@@ -7,19 +7,21 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use h2::Reason;
 use http_body::{Body, Frame, SizeHint};
 use whodunit_model::Cause;
 
 use super::http1::Wire;
+use super::http2::ReceivedBody;
 use crate::h1::BodyError;
-use crate::upstream::{Exchange, hyper_cause, io_cause};
+use crate::upstream::{Exchange, h2_cause, io_cause};
 
 /// Why a body or a message cannot be read on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StreamError {
     /// HTTP/2 failed.
     #[error(transparent)]
-    Http2(#[from] hyper::Error),
+    Http2(#[from] h2::Error),
     /// The connection failed.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -35,11 +37,34 @@ impl StreamError {
     /// Returns the cause this stands for when an endpoint is the reason.
     pub(crate) fn cause(&self) -> Cause {
         match self {
-            Self::Http2(error) => hyper_cause(error),
+            Self::Http2(error) => h2_cause(error),
             Self::Io(error) => io_cause(error.kind()),
             Self::Body(BodyError::EndedEarly) => Cause::ClosedEarly,
             Self::Body(BodyError::BadChunk(_)) => Cause::BadResponseHead,
             Self::Client => Cause::ClientCancelled,
+        }
+    }
+
+    /// Returns the cause this stands for when a client is the reason.
+    pub(crate) fn client_cause(&self) -> Cause {
+        match self {
+            // What our side found wrong is a breach of the protocol.
+            Self::Http2(error) if error.is_library() => Cause::BadRequestHead,
+            Self::Body(BodyError::BadChunk(_)) => Cause::BadRequestHead,
+            _ => Cause::ClientCancelled,
+        }
+    }
+
+    /// Returns the error code that tells the other side of an HTTP/2 stream.
+    pub(crate) fn reason(&self) -> Reason {
+        match self {
+            Self::Http2(error) => match error.reason() {
+                // Whatever the far side did, the near one did nothing wrong.
+                Some(Reason::CANCEL) => Reason::CANCEL,
+                _ => Reason::INTERNAL_ERROR,
+            },
+            Self::Client => Reason::CANCEL,
+            Self::Io(_) | Self::Body(_) => Reason::INTERNAL_ERROR,
         }
     }
 }
@@ -47,7 +72,7 @@ impl StreamError {
 /// A body that comes in.
 pub(crate) enum Incoming {
     /// Over HTTP/2.
-    Http2(hyper::body::Incoming),
+    Http2(ReceivedBody),
     /// The request of an HTTP/1 client.
     Client(Rc<Wire>),
     /// The response of an HTTP/1 endpoint.
@@ -73,9 +98,7 @@ impl Body for Incoming {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
         match &mut *self {
-            Self::Http2(body) => Pin::new(body)
-                .poll_frame(cx)
-                .map(|frame| frame.map(|frame| frame.map_err(StreamError::Http2))),
+            Self::Http2(body) => body.poll_frame(cx),
             Self::Client(wire) => wire.poll_frame(cx),
             Self::Endpoint(exchange) => exchange.borrow_mut().poll_frame(cx),
         }
@@ -91,7 +114,7 @@ impl Body for Incoming {
 
     fn size_hint(&self) -> SizeHint {
         let left = match self {
-            Self::Http2(body) => return body.size_hint(),
+            Self::Http2(body) => body.is_end_stream().then_some(0),
             Self::Client(wire) => wire.left(),
             Self::Endpoint(exchange) => exchange.borrow().left(),
         };

@@ -1,6 +1,5 @@
 //! Why an exchange with an endpoint failed.
 
-use std::error::Error;
 use std::io;
 
 use http::Request;
@@ -14,42 +13,12 @@ pub(crate) struct Failed {
     pub(crate) cause: Cause,
     /// The request, if not a byte of it was sent.
     pub(crate) request: Option<Box<Request<RequestBody>>>,
+    /// Whether the endpoint surely did nothing with it: any request may be sent again.
+    pub(crate) unprocessed: bool,
 }
 
-/// Returns the cause that an error of hyper stands for.
-pub(crate) fn hyper_cause(error: &hyper::Error) -> Cause {
-    if error.is_parse() {
-        return Cause::BadResponseHead;
-    }
-    if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
-        return Cause::ClosedEarly;
-    }
-    let mut source = error.source();
-    while let Some(inner) = source {
-        if let Some(inner) = inner.downcast_ref::<io::Error>() {
-            return io_cause(inner.kind());
-        }
-        if let Some(inner) = inner.downcast_ref::<h2::Error>() {
-            return h2_cause(inner);
-        }
-        source = inner.source();
-    }
-    Cause::Unknown
-}
-
-/// Says whether our side ended an HTTP/2 connection because the peer broke the protocol.
-pub(crate) fn is_violation(error: &hyper::Error) -> bool {
-    let mut source = error.source();
-    while let Some(inner) = source {
-        if let Some(inner) = inner.downcast_ref::<h2::Error>() {
-            return inner.is_go_away() && inner.is_library();
-        }
-        source = inner.source();
-    }
-    false
-}
-
-fn h2_cause(error: &h2::Error) -> Cause {
+/// Returns the cause that an error of HTTP/2 stands for when an endpoint is the reason.
+pub(crate) fn h2_cause(error: &h2::Error) -> Cause {
     if let Some(inner) = error.get_io() {
         return io_cause(inner.kind());
     }
@@ -61,6 +30,13 @@ fn h2_cause(error: &h2::Error) -> Cause {
     }
     // What remains are violations of the protocol that our side found.
     Cause::BadResponseHead
+}
+
+/// Says whether the endpoint has told that it did nothing with the request.
+pub(super) fn is_unprocessed(error: &h2::Error) -> bool {
+    let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    // Streams that a GOAWAY covers end in their own ways; only the others end with it.
+    error.is_remote() && (refused || error.is_go_away())
 }
 
 /// Returns the cause that an error of a socket stands for.

@@ -97,6 +97,7 @@ impl Lease {
                 return Err(Failed {
                     cause,
                     request: request.map(|body| Box::new(Request::from_parts(parts, body))),
+                    unprocessed: unsent,
                 });
             }
         };

@@ -1,24 +1,30 @@
 //! HTTP/2 connections to one endpoint: one, and more only when its streams run out.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::{LocalBoxFuture, Shared};
+use h2::client::{Builder, SendRequest};
 use http::{Request, Response};
-use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use http_body::Body as _;
+use tokio::task::AbortHandle;
+use tokio::time::{interval, timeout};
 use whodunit_model::Cause;
 
 use super::Endpoint;
-use super::error::{Failed, hyper_cause};
-use crate::http::{Incoming, RequestBody};
+use super::error::{Failed, h2_cause, is_unprocessed};
+use crate::coalesce::Coalesced;
+use crate::http::{HEADER_LIST_BYTES_MAX, Incoming, ReceivedBody, RequestBody, send_body};
 use crate::limits::{self, Limit};
-use crate::worker::LocalExecutor;
 
 /// Streams per connection before another one is opened: what common servers allow.
-const STREAMS_MAX: u32 = 100;
+const STREAMS_MAX: usize = 100;
 
 /// Most connections per endpoint and thread; beyond them requests share.
 const CONNECTIONS_MAX: usize = Limit::Http2Connections.count();
@@ -27,11 +33,14 @@ const CONNECTIONS_MAX: usize = Limit::Http2Connections.count();
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Limit::PingTime.time();
 
-/// Flow-control windows: enough for 1 Gbit/s over 8 ms, bounded for memory.
+/// Flow-control windows: bound what an endpoint may make us keep.
 const STREAM_WINDOW_BYTES: u32 = Limit::Http2StreamWindow.count_u32();
 const CONNECTION_WINDOW_BYTES: u32 = Limit::Http2ConnectionWindow.count_u32();
 
-type Sender = SendRequest<RequestBody>;
+/// Bytes of a request that may wait for an endpoint that does not read.
+const SEND_BUFFER_BYTES: usize = Limit::Http2SendBytes.count();
+
+type Sender = SendRequest<Bytes>;
 
 /// The connections.
 #[derive(Default)]
@@ -42,7 +51,8 @@ pub(super) struct Pool {
 struct Connection {
     /// Completes once; whoever needs the connection first drives it.
     connecting: Shared<LocalBoxFuture<'static, Result<Sender, Cause>>>,
-    streams: Cell<u32>,
+    /// Requests that have a lease, which the task of the connection watches.
+    streams: Rc<Cell<usize>>,
 }
 
 impl Connection {
@@ -51,9 +61,17 @@ impl Connection {
     fn is_usable(self: &Rc<Self>) -> bool {
         match self.connecting.peek() {
             None => Rc::strong_count(self) > 1,
-            Some(Ok(sender)) => !sender.is_closed(),
+            Some(Ok(sender)) => is_open(sender),
             Some(Err(_)) => false,
         }
+    }
+
+    fn has_room(&self) -> bool {
+        let allowed = match self.connecting.peek() {
+            Some(Ok(sender)) => sender.current_max_send_streams().min(STREAMS_MAX),
+            _ => STREAMS_MAX,
+        };
+        self.streams.get() < allowed
     }
 }
 
@@ -66,19 +84,18 @@ impl Pool {
             .iter()
             .min_by_key(|connection| connection.streams.get());
         match least {
-            Some(least)
-                if least.streams.get() < STREAMS_MAX || connections.len() >= CONNECTIONS_MAX =>
-            {
-                if least.streams.get() >= STREAMS_MAX {
+            Some(least) if least.has_room() || connections.len() >= CONNECTIONS_MAX => {
+                if !least.has_room() {
                     limits::hit(Limit::Http2Connections);
                 }
                 (least.clone(), true)
             }
             _ => {
-                let connecting = connect(endpoint).boxed_local().shared();
+                let streams = Rc::default();
+                let connecting = connect(endpoint, Rc::clone(&streams));
                 let connection = Rc::new(Connection {
-                    connecting,
-                    streams: Cell::new(0),
+                    connecting: connecting.boxed_local().shared(),
+                    streams,
                 });
                 connections.push(connection.clone());
                 (connection, false)
@@ -99,26 +116,66 @@ impl Pool {
     }
 }
 
-fn connect(endpoint: &Rc<Endpoint>) -> impl Future<Output = Result<Sender, Cause>> + use<> {
+/// Says whether a connection takes further streams: it is open, no GOAWAY came, and stream
+/// ids are left.
+fn is_open(sender: &Sender) -> bool {
+    let mut context = Context::from_waker(Waker::noop());
+    sender.clone().poll_ready(&mut context).map_err(drop) != std::task::Poll::Ready(Err(()))
+}
+
+fn connect(
+    endpoint: &Rc<Endpoint>,
+    streams: Rc<Cell<usize>>,
+) -> impl Future<Output = Result<Sender, Cause>> + use<> {
     let connector = endpoint.connector.clone();
     async move {
-        let io = TokioIo::new(connector.connect().await?);
-        let (sender, connection) = Builder::new(LocalExecutor)
-            .timer(TokioTimer::new())
-            .keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(PING_TIMEOUT)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        let io = Coalesced::new(connector.connect().await?);
+        let (sender, connection) = Builder::new()
+            .enable_push(false)
+            .initial_max_send_streams(STREAMS_MAX)
+            .initial_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_header_list_size(crate::http::HEADER_BYTES_MAX)
+            .max_header_list_size(HEADER_LIST_BYTES_MAX)
+            .max_send_buffer_size(SEND_BUFFER_BYTES)
             .handshake(io)
             .await
-            .map_err(|error| hyper_cause(&error))?;
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.await {
+            .map_err(|error| h2_cause(&error))?;
+        tokio::task::spawn_local(drive(connection, streams));
+        Ok(sender)
+    }
+}
+
+/// Drives a connection until it ends, and sees to it that the endpoint is there while
+/// requests wait for it.
+async fn drive(mut connection: h2::client::Connection<Coalesced, Bytes>, streams: Rc<Cell<usize>>) {
+    let pings = connection.ping_pong();
+    let alive = async {
+        let Some(mut pings) = pings else {
+            return std::future::pending().await;
+        };
+        let mut ticks = interval(PING_INTERVAL);
+        loop {
+            ticks.tick().await;
+            if streams.get() == 0 {
+                continue;
+            }
+            match timeout(PING_TIMEOUT, pings.ping(h2::Ping::opaque())).await {
+                Ok(Ok(_)) => {}
+                // The connection itself tells why.
+                Ok(Err(_)) => return std::future::pending().await,
+                Err(_) => return,
+            }
+        }
+    };
+    let mut alive = pin!(alive);
+    tokio::select! {
+        biased;
+        ended = &mut connection => {
+            if let Err(error) = ended {
                 tracing::debug!(%error, "upstream connection ended");
             }
-        });
-        Ok(sender)
+        }
+        () = &mut alive => tracing::debug!("an endpoint does not answer pings"),
     }
 }
 
@@ -127,6 +184,8 @@ pub(crate) struct Lease {
     sender: Sender,
     connection: Rc<Connection>,
     pub(super) reused: bool,
+    /// Sends the body of the request.
+    upload: Option<AbortHandle>,
 }
 
 impl Lease {
@@ -143,6 +202,7 @@ impl Lease {
                     sender,
                     connection,
                     reused,
+                    upload: None,
                 })
             }
             Err(cause) => {
@@ -156,22 +216,43 @@ impl Lease {
         &mut self,
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, Failed> {
-        self.sender
-            .try_send_request(request)
-            .await
-            .map(|response| response.map(Incoming::Http2))
-            .map_err(|mut error| Failed {
-                request: error.take_message().map(Box::new),
-                cause: hyper_cause(error.error()),
-            })
+        if let Err(error) = poll_fn(|cx| self.sender.poll_ready(cx)).await {
+            return Err(Failed {
+                cause: h2_cause(&error),
+                request: Some(Box::new(request)),
+                unprocessed: true,
+            });
+        }
+        let failed = |error: h2::Error| Failed {
+            cause: h2_cause(&error),
+            request: None,
+            unprocessed: is_unprocessed(&error),
+        };
+        let (parts, body) = request.into_parts();
+        let ended = body.is_end_stream();
+        let head = Request::from_parts(parts, ());
+        let (response, stream) = self.sender.send_request(head, ended).map_err(failed)?;
+        if !ended {
+            let upload = tokio::task::spawn_local(send_body(body, stream));
+            self.upload = Some(upload.abort_handle());
+        }
+        let response = response.await.map_err(failed)?;
+        Ok(response.map(|body| Incoming::Http2(ReceivedBody(body))))
+    }
+
+    /// Lets the rest of the request go on: an endpoint may read it after its response.
+    pub(super) fn give_back(mut self) {
+        self.upload = None;
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.connection
-            .streams
-            .set(self.connection.streams.get() - 1);
+        let streams = &self.connection.streams;
+        streams.set(streams.get() - 1);
+        if let Some(upload) = self.upload.take() {
+            upload.abort();
+        }
     }
 }
 
@@ -183,7 +264,7 @@ mod tests {
     fn a_connection_nobody_waits_for_any_more_is_given_up() {
         let connection = Rc::new(Connection {
             connecting: std::future::pending().boxed_local().shared(),
-            streams: Cell::new(0),
+            streams: Rc::default(),
         });
         let waiting = connection.clone();
         let pool = Pool::default();

@@ -6,26 +6,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
 use tokio::time::{Instant as Deadline, timeout_at};
 use whodunit_model::record::{Detected, Protocol};
 
-use super::{Connection, Inlet, LocalExecutor, Phase};
+use super::{Connection, Inlet, Phase};
 use crate::config::Declared;
 use crate::detect::{Verdict, is_tls, judge, may_be_tls};
-use crate::http::{
-    HEADER_BYTES_MAX, Incoming, record_bad_head, refuse_connection, serve, serve_http1,
-};
+use crate::http::{record_bad_head, refuse_connection, serve_http1, serve_http2};
 use crate::limits::{self, Limit};
 use crate::net::{Io, TcpListener, TcpStream};
 use crate::opaque::{Dialed, dial, record_denied};
 use crate::policy::{Opaque, Permit};
 use crate::tls::{self, HANDSHAKE, Security};
-use crate::upstream::is_violation;
 
 /// How long a client may be silent before its port is taken for one where servers speak first.
 const SILENCE: Duration = Limit::DetectTime.time();
@@ -57,13 +51,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why unrecognized bytes are refused where they could be a request in disguise.
 const NOT_A_REQUEST: &str = "policy looks into requests here, and this is none";
-
-/// Streams a client may open on one HTTP/2 connection.
-const STREAMS_MAX: u32 = Limit::Http2Streams.count_u32();
-
-/// Flow-control windows of HTTP/2: bounds what a connection may make us keep.
-const STREAM_WINDOW_BYTES: u32 = Limit::Http2StreamWindow.count_u32();
-const CONNECTION_WINDOW_BYTES: u32 = Limit::Http2ConnectionWindow.count_u32();
 
 /// Accepts connections until the process drains.
 pub(super) async fn accept(
@@ -479,40 +466,5 @@ impl Registered {
 impl Drop for Registered {
     fn drop(&mut self) {
         self.0.inlet.worker.remove_connection(&self.0);
-    }
-}
-
-async fn serve_http2(connection: Rc<Connection>, io: Io, phase: watch::Receiver<Phase>) {
-    let service = service_fn({
-        let connection = connection.clone();
-        move |request: http::Request<hyper::body::Incoming>| {
-            serve(connection.clone(), request.map(Incoming::Http2))
-        }
-    });
-    let http = http2::Builder::new(LocalExecutor)
-        .max_concurrent_streams(STREAMS_MAX)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_header_list_size(HEADER_BYTES_MAX)
-        .auto_date_header(false)
-        .serve_connection(TokioIo::new(io), service);
-    let mut http = std::pin::pin!(http);
-    let result = tokio::select! {
-        result = http.as_mut() => result,
-        () = connection.close.notified() => {
-            http.as_mut().graceful_shutdown();
-            http.await
-        }
-        () = drained(phase) => {
-            http.as_mut().graceful_shutdown();
-            http.await
-        }
-    };
-    if let Err(error) = result {
-        tracing::debug!(peer = %connection.peer, %error, "connection ended");
-        // What follows the preface but is no HTTP/2 never became a request.
-        if is_violation(&error) {
-            record_bad_head(&connection, Protocol::Http2, Instant::now(), 0, &[]);
-        }
     }
 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use whodunit_identity::SpiffeId;
@@ -27,6 +27,10 @@ use crate::upstream::{
 
 /// Most identities of clients with series of their own per listener; the rest shares one.
 const IDENTITIES_MAX: usize = 256;
+
+/// How long an HTTP/2 client with open requests may be silent before it is asked whether it
+/// is there.
+const PING_AFTER: Duration = Duration::from_secs(10);
 
 /// A listener on one thread.
 pub(crate) struct Inlet {
@@ -184,6 +188,19 @@ impl Inlet {
     }
 }
 
+/// What the task of a connection is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// End when the open requests have ended.
+    End,
+    /// Ask the client whether it is there.
+    Ping,
+    /// End at once: the client did not answer.
+    Leave,
+    /// End at once: the client takes too long for a head.
+    Refuse,
+}
+
 /// A connection from a client.
 pub(crate) struct Connection {
     pub(crate) inlet: Rc<Inlet>,
@@ -199,6 +216,7 @@ pub(crate) struct Connection {
     party: Option<Party>,
     /// Tells the task of the connection to end it.
     pub(crate) close: Notify,
+    want: Cell<Want>,
     pub(super) slot: Cell<usize>,
     /// Heads can be judged to be late only where requests follow each other.
     sequential: bool,
@@ -208,6 +226,9 @@ pub(crate) struct Connection {
     idle: Cell<(u64, Instant)>,
     /// Since when there are bytes that are no request yet.
     head_since: Cell<Option<Instant>>,
+    /// Bytes read when the client last said something on HTTP/2, when that was seen, and
+    /// whether it was asked since.
+    heard: Cell<(u64, Instant, bool)>,
 }
 
 impl Connection {
@@ -228,6 +249,7 @@ impl Connection {
             party: security.identity.as_deref().map(party_of),
             identity: security.identity,
             close: Notify::new(),
+            want: Cell::new(Want::End),
             slot: Cell::new(0),
             sequential,
             in_flight: Cell::new(0),
@@ -235,6 +257,7 @@ impl Connection {
             idle: Cell::new((0, Instant::now())),
             read,
             head_since: Cell::new(None),
+            heard: Cell::new((0, Instant::now(), false)),
         }
     }
 
@@ -259,12 +282,54 @@ impl Connection {
     /// Counts a request while the guard lives.
     pub(crate) fn begin_request(self: &Rc<Self>) -> Busy {
         self.in_flight.set(self.in_flight.get() + 1);
-        self.head_since.set(None);
+        if self.sequential {
+            self.head_since.set(None);
+        }
         Busy(self.clone())
+    }
+
+    /// Notes whether something other than a body has begun to arrive on HTTP/2 and not ended.
+    pub(crate) fn note_mid_head(&self, mid_head: bool) {
+        if mid_head != self.head_since.get().is_some() {
+            self.head_since.set(mid_head.then(Instant::now));
+        }
+    }
+
+    /// Waits until the connection is asked for something.
+    pub(crate) async fn wanted(&self) -> Want {
+        self.close.notified().await;
+        self.want.get()
+    }
+
+    fn ask(&self, want: Want) {
+        self.want.set(want);
+        self.close.notify_one();
+    }
+
+    fn sweep_http2(&self, now: Instant) {
+        let late = |since| now.saturating_duration_since(since) > Limit::HeadTime.time();
+        if self.head_since.get().is_some_and(late) {
+            limits::hit(Limit::HeadTime);
+            return self.ask(Want::Refuse);
+        }
+        let read = self.read.load(Ordering::Relaxed);
+        let (before, since, asked) = self.heard.get();
+        let quiet = now.saturating_duration_since(since);
+        if read != before || self.in_flight.get() == 0 {
+            self.heard.set((read, now, false));
+        } else if quiet > PING_AFTER + Limit::PingTime.time() {
+            self.ask(Want::Leave);
+        } else if quiet > PING_AFTER && !asked {
+            self.heard.set((read, since, true));
+            self.ask(Want::Ping);
+        }
     }
 
     /// Ends the connection if its client takes too long.
     pub(super) fn sweep(&self, now: Instant) {
+        if !self.sequential {
+            self.sweep_http2(now);
+        }
         if self.in_flight.get() > 0 {
             return;
         }
@@ -275,11 +340,11 @@ impl Connection {
             self.head_since.set(Some(since));
             if now.saturating_duration_since(since) > Limit::HeadTime.time() {
                 limits::hit(Limit::HeadTime);
-                self.close.notify_one();
+                self.ask(Want::End);
             }
         } else if now.saturating_duration_since(idle_since) > Limit::IdleTime.time() {
             limits::hit(Limit::IdleTime);
-            self.close.notify_one();
+            self.ask(Want::End);
         }
     }
 }

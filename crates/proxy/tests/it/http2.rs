@@ -1,0 +1,269 @@
+//! HTTP/2 clients that keep to the rules, and those that do not.
+
+use std::collections::BTreeMap;
+
+use whodunit_model::record::{Protocol, Side};
+use whodunit_model::{Cause, Origin, Outcome};
+
+use crate::app::App;
+use crate::frames::{
+    DATA, END_HEADERS, End, GOAWAY, HEADERS, PING, RST_STREAM, Raw, SETTINGS, frame, head, request,
+};
+use crate::mesh::{Setup, at, end, wait_for};
+use crate::server::Server;
+
+const PROTOCOL_ERROR: u32 = 1;
+const ENHANCE_YOUR_CALM: u32 = 11;
+
+/// Heads that the rules of HTTP/2 forbid, and how each is refused.
+fn bad_heads() -> Vec<(&'static str, Vec<u8>, End)> {
+    let reset = End::Reset(PROTOCOL_ERROR);
+    let good = request("/bad");
+    let with = |name: &'static [u8], value: &'static [u8]| {
+        let mut fields = good.clone();
+        fields.push((name, value));
+        head(1, true, &fields)
+    };
+    let without = |name: &[u8]| {
+        let fields: Vec<_> = good.iter().copied().filter(|(n, _)| *n != name).collect();
+        head(1, true, &fields)
+    };
+    let first = |name: &'static [u8], value: &'static [u8]| {
+        let mut fields = good.clone();
+        fields.insert(0, (name, value));
+        head(1, true, &fields)
+    };
+    let large = vec![b'a'; 9_000];
+    let mut list = good.clone();
+    list.extend([(b"x-a".as_slice(), large.as_slice()); 4]);
+    let block = crate::frames::block(&list);
+    let large = [
+        frame(HEADERS, 1, 1, &block[..16_000]),
+        frame(9, 0, 1, &block[16_000..32_000]),
+        frame(9, END_HEADERS, 1, &block[32_000..]),
+    ];
+    vec![
+        ("upper case", with(b"X-Up", b"1"), reset),
+        ("connection", with(b"connection", b"close"), reset),
+        ("keep-alive", with(b"keep-alive", b"1"), reset),
+        ("proxy-connection", with(b"proxy-connection", b"1"), reset),
+        ("upgrade", with(b"upgrade", b"h2c"), reset),
+        ("chunked", with(b"transfer-encoding", b"chunked"), reset),
+        ("te", with(b"te", b"gzip"), reset),
+        ("late pseudo", with(b":path", b"/late"), reset),
+        ("unknown pseudo", first(b":wrong", b"1"), reset),
+        ("status", first(b":status", b"200"), reset),
+        ("twice", first(b":method", b"GET"), reset),
+        ("no method", without(b":method"), reset),
+        ("no scheme", without(b":scheme"), reset),
+        ("no path", without(b":path"), reset),
+        (
+            "length without a body",
+            with(b"content-length", b"5"),
+            reset,
+        ),
+        ("lengths", with(b"content-length", b"1x"), reset),
+        ("newline", with(b"x-a", b"1\r\nx: 2"), reset),
+        ("nul", with(b"x-a", b"1\0"), reset),
+        ("large", large.concat(), End::Status(431)),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_head_that_is_refused_leaves_one_record() {
+    let app = App::start().await;
+    let server = Server::start().await;
+    let proxy = Setup::new("web", &server)
+        .inbound("http2", app.address)
+        .start();
+    let heads = bad_heads();
+    let mut statuses: BTreeMap<u16, usize> = BTreeMap::new();
+    let mut goods = 0;
+    for (name, bytes, expected) in &heads {
+        let mut client = Raw::connect(at(&proxy, "in")).await;
+        client.send(bytes).await;
+        let found = client.end_of(1).await;
+        if found == End::GoAway(PROTOCOL_ERROR) {
+            assert_eq!(*expected, End::Reset(PROTOCOL_ERROR), "{name}");
+        } else {
+            assert_eq!(found, *expected, "{name}");
+            assert!(client.is_alive().await, "{name}: others go on");
+            client.send(&head(3, true, &request("/good"))).await;
+            assert_eq!(client.end_of(3).await, End::Status(200), "{name}");
+            goods += 1;
+        }
+        let status = match expected {
+            End::Status(status) => *status,
+            _ => 0,
+        };
+        *statuses.entry(status).or_default() += 1;
+    }
+    let rows = wait_for("records", || {
+        let rows = server.records();
+        (rows.len() >= heads.len() + goods).then_some(rows)
+    })
+    .await;
+    let (bad, good): (Vec<_>, Vec<_>) = rows.iter().partition(|row| &*row.path != "/good");
+    assert_eq!((bad.len(), good.len()), (heads.len(), goods));
+    let mut found: BTreeMap<u16, usize> = BTreeMap::new();
+    for row in bad {
+        assert_eq!(
+            (row.outcome, row.cause, row.origin, row.protocol, row.side),
+            (
+                Outcome::Failure,
+                Cause::BadRequestHead,
+                Origin::Client,
+                Protocol::Http2,
+                Side::Inbound
+            )
+        );
+        *found.entry(row.status).or_default() += 1;
+    }
+    assert_eq!(found, statuses);
+    assert_eq!(app.seen.lock().unwrap().len(), goods, "good ones only");
+    let counters = proxy.counters();
+    assert_eq!(
+        (counters.started, counters.in_flight),
+        ((heads.len() + goods) as u64, 0)
+    );
+    crate::sending::check_conservation(&counters);
+    end(proxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_trailers_are_the_clients_fault() {
+    let app = App::start().await;
+    let server = Server::start().await;
+    let proxy = Setup::new("web", &server)
+        .inbound("http2", app.address)
+        .start();
+    let mut client = Raw::connect(at(&proxy, "in")).await;
+    client.send(&head(1, false, &request("/echo"))).await;
+    client.send(&frame(DATA, 0, 1, b"body")).await;
+    client.send(&head(1, true, &[(b":path", b"/x")])).await;
+    assert_eq!(client.end_of(1).await, End::Reset(PROTOCOL_ERROR));
+    assert!(client.is_alive().await);
+    let row = crate::mesh::record(&server, Side::Inbound, "/echo").await;
+    assert_eq!(
+        (row.cause, row.origin),
+        (Cause::BadRequestHead, Origin::Client)
+    );
+    let rows = server.records();
+    assert_eq!(rows.len(), 1, "{rows:?}");
+    end(proxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_beyond_what_is_allowed_are_shed_and_recorded() {
+    let app = App::start().await;
+    let server = Server::start().await;
+    let proxy = Setup::new("web", &server)
+        .inbound("http2", app.address)
+        .start();
+    let mut client = Raw::connect(at(&proxy, "in")).await;
+    let streams = (0..205).map(|i| 1 + 2 * i);
+    let heads: Vec<u8> = streams
+        .flat_map(|stream| head(stream, true, &request("/held")))
+        .collect();
+    client.send(&heads).await;
+    for stream in (401..411).step_by(2) {
+        assert_eq!(client.end_of(stream).await, End::Reset(7), "{stream}");
+    }
+    wait_for("all to be there", || {
+        (app.seen.lock().unwrap().len() == 200).then_some(())
+    })
+    .await;
+    app.go_on.notify_waiters();
+    assert!(client.is_alive().await);
+    drop(client);
+    let rows = wait_for("records", || {
+        let rows = server.records();
+        (rows.len() >= 205).then_some(rows)
+    })
+    .await;
+    let shed = rows.iter().filter(|row| row.cause == Cause::LoadShed);
+    assert_eq!(shed.count(), 5);
+    assert_eq!(rows.len(), 205);
+    end(proxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn floods_end_their_connection_and_nothing_else() {
+    let app = App::start().await;
+    let server = Server::start().await;
+    let proxy = Setup::new("web", &server)
+        .inbound("http2", app.address)
+        .start();
+    let floods: [(&str, Vec<u8>); 4] = [
+        ("ping", frame(PING, 0, 0, &[0; 8])),
+        ("settings", frame(SETTINGS, 0, 0, &[])),
+        ("priority", frame(2, 0, 1, &[0, 0, 0, 3, 9])),
+        ("window", frame(8, 0, 0, &[0, 0, 0, 1])),
+    ];
+    let mut polite = Raw::connect(at(&proxy, "in")).await;
+    for (name, one) in floods {
+        let mut client = Raw::connect(at(&proxy, "in")).await;
+        client.send(&one.repeat(5_000)).await;
+        let told = client.find(|frame| frame.kind == GOAWAY).await;
+        // One that floods may be cut off before it reads why.
+        if let Some(told) = told {
+            assert_eq!(told.code(), ENHANCE_YOUR_CALM, "{name}");
+        }
+        assert!(polite.is_alive().await, "{name}");
+    }
+    let mut client = Raw::connect(at(&proxy, "in")).await;
+    let resets: Vec<u8> = (0..1_000)
+        .flat_map(|i| {
+            let stream = 1 + 2 * i;
+            let reset = frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]);
+            [head(stream, true, &request("/held")), reset].concat()
+        })
+        .collect();
+    client.send(&resets).await;
+    let told = client.find(|frame| frame.kind == GOAWAY).await;
+    assert!(told.is_none_or(|told| told.code() == ENHANCE_YOUR_CALM));
+    assert!(app.seen.lock().unwrap().len() <= 200);
+    wait_for("the floods to end", || {
+        (proxy.open_connections() == 1).then_some(())
+    })
+    .await;
+    let counters = proxy.counters();
+    crate::sending::check_conservation(&counters);
+    assert_eq!(counters.in_flight, 0);
+    assert!(polite.is_alive().await);
+    end(proxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_were_never_served_are_recorded() {
+    let app = App::start().await;
+    let server = Server::start().await;
+    let proxy = Setup::new("web", &server)
+        .inbound("http2", app.address)
+        .start();
+    let mut client = Raw::connect(at(&proxy, "in")).await;
+    // The second frame breaks the compression of the whole connection.
+    let broken = frame(
+        HEADERS,
+        END_HEADERS | 1,
+        3,
+        &[0xff, 0xff, 0xff, 0xff, 0xff, 0x7f],
+    );
+    let both = [head(1, true, &request("/")), broken].concat();
+    client.send(&both).await;
+    assert!(client.find(|frame| frame.kind == GOAWAY).await.is_some());
+    drop(client);
+    let rows = wait_for("records", || {
+        let rows = server.records();
+        (rows.len() >= 2).then_some(rows)
+    })
+    .await;
+    assert_eq!(rows.len(), 2);
+    assert!(
+        rows.iter()
+            .all(|row| row.outcome == Outcome::Failure || row.status == 200)
+    );
+    assert!(rows.iter().any(|row| row.cause == Cause::BadRequestHead));
+    assert_eq!(proxy.counters().started, 2);
+    end(proxy).await;
+}
