@@ -61,6 +61,12 @@ pub struct Proxy {
     pub discovery_age_ms: Option<u64>,
     /// Connections whose protocol was not recognized.
     pub detection_fall_backs: u64,
+    /// Requests and opaque connections that policy denied.
+    #[serde(default)]
+    pub policy_denied: u64,
+    /// Requests and opaque connections that policy would have denied.
+    #[serde(default)]
+    pub policy_audited: u64,
     /// Open connections.
     pub open_connections: u64,
     /// How often each limit of `docs/limits.md` was reached, by its name; those that were not are left out.

@@ -72,6 +72,10 @@ pub struct Report {
     pub discovery_connected: bool,
     /// Connections whose protocol was not recognized.
     pub detection_fall_backs: u64,
+    /// Requests and connections that policy denied.
+    pub policy_denied: u64,
+    /// Requests and connections that policy would have denied.
+    pub policy_audited: u64,
     /// Its clock minus the server's, µs.
     pub clock_offset_us: i64,
     /// Open connections.
@@ -262,6 +266,8 @@ impl Proxies {
                 discovery_age_ms: report.discovery_age_ms,
                 discovery_connected: report.discovery_connected,
                 detection_fall_backs: report.detection_fall_backs,
+                policy_denied: report.policy_denied,
+                policy_audited: report.policy_audited,
                 clock_offset_us: report.clock_offset_us,
                 open_connections: report.open_connections,
                 limits: limits(report.limits),

@@ -325,6 +325,8 @@ fn report(state: &State) -> ReportRequest {
         discovery_age_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
         discovery_connected: age.is_some_and(|age| age.is_zero()),
         detection_fall_backs: state.stats.detection_fall_backs.read(),
+        policy_denied: state.stats.policy_denied.read(),
+        policy_audited: state.stats.policy_audited.read(),
         conservation: Some(Conservation {
             started: counters.started,
             recorded: counters.recorded,

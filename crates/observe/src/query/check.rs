@@ -88,6 +88,8 @@ impl Queries {
             uptime_s: report.uptime_s,
             discovery_age_ms: report.discovery_age_ms,
             detection_fall_backs: report.detection_fall_backs,
+            policy_denied: report.policy_denied,
+            policy_audited: report.policy_audited,
             open_connections: report.open_connections,
             limits: report.limits,
             clock_offset_ms: super::record::ms(report.clock_offset_us),
@@ -291,6 +293,7 @@ fn proxy_category(boots: &[(ProxyBoot, Known, State)]) -> Category {
                 "declare the protocol of the service in mesh.toml",
             ),
         ),
+        good(policy(boots)),
         item(
             "clocks agree",
             problem(
@@ -303,6 +306,26 @@ fn proxy_category(boots: &[(ProxyBoot, Known, State)]) -> Category {
         ),
     ];
     category("proxies", checks)
+}
+
+/// Says what policy did: neither is a fault of the mesh.
+fn policy(boots: &[(ProxyBoot, Known, State)]) -> String {
+    let running = || boots.iter().filter(|(_, _, state)| state.is_alive());
+    let total = |number: fn(&Known) -> u64| -> u64 { running().map(|(_, k, _)| number(k)).sum() };
+    let denied = total(|known| known.report.policy_denied);
+    let audited = total(|known| known.report.policy_audited);
+    if denied == 0 && audited == 0 {
+        return "policy denied nothing".to_owned();
+    }
+    let at: Vec<&str> = running()
+        .filter(|(_, k, _)| k.report.policy_denied + k.report.policy_audited > 0)
+        .map(|(boot, _, _)| boot.instance.as_str())
+        .take(5)
+        .collect();
+    format!(
+        "policy denied {denied} and would have denied {audited} requests and connections, at {}",
+        at.join(", ")
+    )
 }
 
 fn recorder(live: &Live, boots: &[(ProxyBoot, Known, State)]) -> Category {

@@ -145,6 +145,8 @@ async fn reports_tell_how_each_proxy_is() {
         discovery_age_ms: Some(40),
         discovery_connected: true,
         detection_fall_backs: 0,
+        policy_denied: 3,
+        policy_audited: 1,
         conservation: Some(v1::Conservation {
             started: 10,
             recorded: 10 - dropped,
@@ -188,6 +190,17 @@ async fn reports_tell_how_each_proxy_is() {
     );
     assert!((proxy.clock_offset_ms - 1.5).abs() < 1e-9);
     assert_eq!(proxy.conservation.dropped[0].count, 4);
+    assert_eq!((proxy.policy_denied, proxy.policy_audited), (3, 1));
+    let says = "policy denied 6 and would have denied 2 requests and connections, at \
+                voting-0, web-0";
+    let all = check
+        .categories
+        .iter()
+        .flat_map(|category| &category.checks);
+    assert!(
+        all.into_iter().any(|item| item.description == says),
+        "{check:?}"
+    );
     let names = proxy.limits.iter().map(|limit| limit.reason.as_str());
     let expected = ["http1_head_bytes", "idle_connection_ms", "of_tomorrow"];
     assert!(names.eq(expected), "{:?}", proxy.limits);

@@ -106,6 +106,12 @@ pub struct ReportRequest {
     /// are left out.
     #[prost(map = "string, uint64", tag = "15")]
     pub limits: ::std::collections::HashMap<::prost::alloc::string::String, u64>,
+    /// Requests and opaque connections that policy denied since the proxy started.
+    #[prost(uint64, tag = "20")]
+    pub policy_denied: u64,
+    /// Requests and opaque connections that policy would have denied.
+    #[prost(uint64, tag = "21")]
+    pub policy_audited: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReportResponse {}
