@@ -92,7 +92,7 @@ impl Destination for Destinations {
         self.subscribe(request.get_ref(), ToldEndpoints::default())
     }
 
-    /// Answers name and protocol of the service; routes and retry budgets are not declared here.
+    /// Answers name, protocol and routes of the service.
     async fn get_profile(
         &self,
         request: Request<GetDestination>,

@@ -9,12 +9,21 @@ use std::net::SocketAddr;
 
 use linkerd2_proxy_api::destination::tls_identity::{DnsLikeIdentity, Strategy, UriLikeIdentity};
 use linkerd2_proxy_api::destination::{
-    AddrSet, DestinationProfile, NoEndpoints, TlsIdentity, Update, WeightedAddr, WeightedAddrSet,
-    update,
+    AddrSet, DestinationProfile, NoEndpoints, PathMatch as RegexMatch, RequestMatch, RetryBudget,
+    Route as ProfileRoute, TlsIdentity, Update, WeightedAddr, WeightedAddrSet, WeightedDst,
+    request_match, update,
 };
+use linkerd2_proxy_api::http_types::{HttpMethod, http_method};
 use linkerd2_proxy_api::net::TcpAddress;
 use whodunit_model::record::Protocol;
+use whodunit_model::route_rule::{PathMatch, RouteMatch, RouteRule};
 use whodunit_model::topology::{Endpoint, Service, ServiceName};
+
+/// How long a first try counts for the retry budget.
+const BUDGET_TTL: prost_types::Duration = prost_types::Duration {
+    seconds: 10,
+    nanos: 0,
+};
 
 /// Weight of an address in a set, Linkerd's default.
 const WEIGHT: u32 = 10_000;
@@ -62,8 +71,99 @@ pub fn profile(service: Option<&Service>) -> DestinationProfile {
             .map(|service| path(&service.name))
             .unwrap_or_default(),
         opaque_protocol: service.is_some_and(|service| service.protocol == Some(Protocol::Tcp)),
+        ..routed(service.map_or(&[], |service| &service.routes))
+    }
+}
+
+/// Returns what a profile says about routes. It has words for timeouts of whole requests,
+/// for retries of answers that are server errors, and for splits of all requests.
+fn routed(rules: &[RouteRule]) -> DestinationProfile {
+    let budget = rules.iter().map(|rule| rule.retries.budget).next();
+    let budget = budget.map(|budget| RetryBudget {
+        retry_ratio: f32::from(budget.percent) / 100.0,
+        min_retries_per_second: budget.per_second,
+        ttl: Some(BUDGET_TTL),
+    });
+    let everything = |rule: &&RouteRule| rule.matches == RouteMatch::default();
+    let split = rules
+        .iter()
+        .find(everything)
+        .map_or(&[][..], |rule| &rule.split);
+    DestinationProfile {
+        routes: rules.iter().map(profile_route).collect(),
+        retry_budget: budget,
+        dst_overrides: split
+            .iter()
+            .map(|weighted| WeightedDst {
+                authority: path(&weighted.service),
+                weight: weighted.weight,
+                backend_ref: None,
+            })
+            .collect(),
         ..DestinationProfile::default()
     }
+}
+
+fn profile_route(rule: &RouteRule) -> ProfileRoute {
+    let regex = match (&rule.matches.path, &rule.matches.grpc) {
+        (_, Some(grpc)) => {
+            let method = grpc.method.as_deref().map_or("[^/]+".to_owned(), escaped);
+            format!("/{}/{method}", escaped(&grpc.service))
+        }
+        (PathMatch::Any, None) => ".*".to_owned(),
+        (PathMatch::Exact(text), None) => escaped(text),
+        (PathMatch::Prefix(text), None) => format!("{}(/.*)?", escaped(text.trim_end_matches('/'))),
+        (PathMatch::Template(text), None) => {
+            let segments = text.split('/').map(|segment| {
+                if segment.starts_with('{') {
+                    "[^/]+".to_owned()
+                } else {
+                    escaped(segment)
+                }
+            });
+            segments.collect::<Vec<_>>().join("/")
+        }
+    };
+    let mut all = vec![request_match::Match::Path(RegexMatch { regex })];
+    if let Some(method) = &rule.matches.method {
+        let kind = match http_method::Registered::from_str_name(method) {
+            Some(registered) => http_method::Type::Registered(registered.into()),
+            None => http_method::Type::Unregistered(method.clone()),
+        };
+        all.push(request_match::Match::Method(HttpMethod {
+            r#type: Some(kind),
+        }));
+    }
+    let all = all.into_iter().map(|r#match| RequestMatch {
+        r#match: Some(r#match),
+    });
+    let timeout = rule.timeouts.request_ms;
+    ProfileRoute {
+        condition: Some(RequestMatch {
+            r#match: Some(request_match::Match::All(request_match::Seq {
+                matches: all.collect(),
+            })),
+        }),
+        response_classes: vec![],
+        metrics_labels: HashMap::from([("route".to_owned(), rule.name.clone())]),
+        is_retryable: rule.retries.attempts_max > 1 && rule.retries.on_status(503),
+        timeout: timeout.map(|ms| prost_types::Duration {
+            seconds: i64::try_from(ms / 1_000).unwrap_or(i64::MAX),
+            nanos: i32::try_from(ms % 1_000 * 1_000_000).unwrap_or(0),
+        }),
+    }
+}
+
+/// Returns a text as a regular expression that matches it alone.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_ascii_punctuation() && c != '/' {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
 }
 
 /// Returns the update that adds `endpoints` of `service`.
@@ -202,6 +302,8 @@ fn label(labels: &HashMap<String, String>, name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use whodunit_model::route_rule::Weighted;
+
     use super::*;
 
     fn endpoint(port: u16) -> Endpoint {
@@ -214,6 +316,50 @@ mod tests {
             server_name: "voting.emojivoto.local".to_owned(),
             ready: true,
         }
+    }
+
+    #[test]
+    fn profiles_have_the_routes_of_a_service() {
+        let split = Weighted {
+            service: ServiceName {
+                namespace: "n".to_owned(),
+                name: "voting-v2".to_owned(),
+            },
+            weight: 10,
+        };
+        let mut first = RouteRule {
+            name: "users".to_owned(),
+            ..RouteRule::default()
+        };
+        first.matches.method = Some("GET".to_owned());
+        first.matches.path = PathMatch::Template("/u.1/{}/x".to_owned());
+        first.timeouts.request_ms = Some(2_500);
+        first.retries.on = vec!["5xx".parse().expect("known")];
+        let last = RouteRule {
+            split: vec![split],
+            ..RouteRule::default()
+        };
+        let profile = routed(&[first, last]);
+        assert_eq!(profile.dst_overrides[0].authority, "voting-v2.n");
+        assert_eq!(
+            profile
+                .retry_budget
+                .map(|budget| budget.min_retries_per_second),
+            Some(10)
+        );
+        let [route, rest] = profile.routes.as_slice() else {
+            panic!("{profile:?}");
+        };
+        assert_eq!(
+            route.timeout.map(|t| (t.seconds, t.nanos)),
+            Some((2, 500_000_000))
+        );
+        assert!(route.is_retryable && !rest.is_retryable);
+        let text = format!("{:?}", route.condition);
+        assert!(
+            text.contains(r#"/u\\.1/[^/]+/x"#) && text.contains("Registered(Get)"),
+            "{text}"
+        );
     }
 
     #[test]
