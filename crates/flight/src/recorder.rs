@@ -153,12 +153,17 @@ impl Recorder {
     /// Begins a request that this proxy is the first to see, and gives it an id.
     #[must_use]
     pub fn begin(&self, start_us: i64) -> Begun {
-        let n = self.shared.next.fetch_add(1, Ordering::Relaxed);
-        self.adopt(RequestId {
+        self.adopt(self.issue(start_us))
+    }
+
+    /// Returns an id for what may begin later: the connection of a peer that is told first.
+    #[must_use]
+    pub fn issue(&self, start_us: i64) -> RequestId {
+        RequestId {
             start_us,
             boot: self.shared.config.boot,
-            n,
-        })
+            n: self.shared.next.fetch_add(1, Ordering::Relaxed),
+        }
     }
 
     /// Begins a request that came with an id from another proxy.

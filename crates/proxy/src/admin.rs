@@ -267,6 +267,7 @@ async fn metrics(state: &State) -> String {
             .as_ref()
             .map(|_| stats.identity.clone()),
         limits: stats.limits.all(&counters).collect(),
+        pipes_missing: stats.pipes_missing.read(),
         discovery_age_s: state.discovery_age().map(|age| age.as_secs_f64()),
         clock_offset_s: seconds(state.clock_offset_us.get()),
         start_time_s: seconds(state.clock.now_us() - uptime_us),

@@ -12,6 +12,7 @@ pub(crate) use open::OpenCalls;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -124,6 +125,11 @@ impl CallState {
         micros(self.start.elapsed())
     }
 
+    /// Says whether the call has left a row already.
+    pub(crate) fn was_observed(&self) -> bool {
+        self.next_open_us.get() != open::FIRST_US
+    }
+
     fn fill(&self, record: &mut RequestRecord, now: Instant) {
         record.duration_us = micros(now.saturating_duration_since(self.start));
         record.at_us = record.start_at_us.saturating_add(record.duration_us);
@@ -226,6 +232,13 @@ impl Call {
         row.cause = fault.cause;
         row.origin = fault.origin;
         self.worker.recorder.observe(row);
+    }
+
+    /// Leaves an extra row for an endpoint that could not be reached.
+    pub(crate) fn attempt_at(&self, endpoint: &Arc<str>, fault: Fault) {
+        let used = self.note(|record| std::mem::replace(&mut record.endpoint, endpoint.clone()));
+        self.attempt_failed(fault);
+        self.note(|record| record.endpoint = used);
     }
 
     /// Ends the call: hands over its record and counts its response.

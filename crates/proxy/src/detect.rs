@@ -1,5 +1,7 @@
 //! Tells protocols apart by the first bytes of a connection.
 
+use crate::opaque::is_introduction;
+
 /// What an HTTP/2 connection with prior knowledge begins with.
 pub(crate) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -15,6 +17,10 @@ pub(crate) enum Verdict {
     Http2,
     /// TLS, where it may be for us.
     Tls,
+    /// The client hello of TLS that is not for us.
+    Hello,
+    /// The introduction of an opaque connection by another proxy of ours.
+    Introduction,
     /// None of these.
     Other,
     /// Too few bytes to say.
@@ -31,7 +37,18 @@ pub(crate) fn judge(bytes: &[u8]) -> Verdict {
             Verdict::Unclear
         };
     }
-    http1(bytes)
+    match is_introduction(bytes) {
+        Some(true) => return Verdict::Introduction,
+        None if !bytes.is_empty() => return Verdict::Unclear,
+        _ => {}
+    }
+    match bytes {
+        [0x16] | [0x16, 3] | [0x16, 3, _] | [0x16, 3, _, _] | [0x16, 3, _, _, _] => {
+            Verdict::Unclear
+        }
+        [0x16, 3, 0..=4, high, _, 1, ..] if *high <= 0x40 => Verdict::Hello,
+        _ => http1(bytes),
+    }
 }
 
 /// `METHOD SP` and a target that begins as targets do. Redis, memcached and SMTP have
@@ -115,7 +132,11 @@ mod tests {
         check(b"GET /x\r\n", Verdict::Other);
         check(b"*1\r\n$4\r\nPING\r\n", Verdict::Other);
         check(b"EHLO here\r\n", Verdict::Other);
-        check(b"\x16\x03\x01\x02\x00\x01", Verdict::Other);
+        check(b"\x16\x03\x01\x02\x00\x01", Verdict::Hello);
+        check(b"\x16\x03\x01\x02\x00\x02", Verdict::Other);
+        check(b"\x16\x03\x01\x48\x00\x01", Verdict::Other);
+        check(b"\x89WDI\r\n\x1a\n", Verdict::Introduction);
+        check(b"\x89WDI\r\n\x1a\r", Verdict::Other);
         check(b"\0\0\0\0", Verdict::Other);
         check(b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", Verdict::Other);
     }
@@ -129,6 +150,9 @@ mod tests {
             b"GET",
             b"GET ",
             b"\r\n",
+            b"\x16",
+            b"\x16\x03\x01\x02\x00",
+            b"\x89WDI\r\n",
             &PREFACE[..23],
         ] {
             check(bytes, Verdict::Unclear);

@@ -9,8 +9,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, Interest, ReadBuf};
 pub(crate) use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsStream;
 use whodunit_model::Cause;
@@ -29,6 +29,11 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Limit::ConnectTime.time();
 
 /// Most bytes that TLS keeps for a peer that does not read them.
 const TLS_BUFFER_BYTES: usize = 32 << 10;
+
+/// When the peer of a silent opaque connection is asked whether it is still there.
+const KEEP_ALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(10));
 
 /// Opens `shards` listening sockets on one address, all with the same port.
 ///
@@ -204,7 +209,83 @@ impl Io {
 
     /// Puts bytes back: they are read again before anything else.
     pub(crate) fn put_back(&mut self, bytes: Bytes) {
-        self.read_ahead = bytes;
+        self.read_ahead = if self.read_ahead.is_empty() {
+            bytes
+        } else {
+            [bytes, std::mem::take(&mut self.read_ahead)]
+                .concat()
+                .into()
+        };
+    }
+
+    /// Sees to it that a peer that vanished without a word is noticed some day.
+    pub(crate) fn keep_alive(&self) {
+        // Without it a dead peer costs an idle connection, no more.
+        let _ = SockRef::from(self.socket()).set_tcp_keepalive(&KEEP_ALIVE);
+    }
+
+    /// Waits until there are bytes to read, or the end.
+    pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.read_ahead.is_empty() && !self.is_decrypted() {
+            self.socket().poll_read_ready(cx)
+        } else {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Says whether the bytes to come are in the socket just as they are.
+    pub(crate) const fn is_unread(&self) -> bool {
+        self.read_ahead.is_empty()
+    }
+
+    /// Says whether bytes go over the wire just as they are.
+    pub(crate) const fn is_plain(&self) -> bool {
+        matches!(self.stream, Stream::Plain(_))
+    }
+
+    /// Reads by a function that is given the socket, when it is readable.
+    pub(crate) fn poll_read_by(
+        &mut self,
+        cx: &mut Context<'_>,
+        read: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let socket = self.socket();
+            ready!(socket.poll_read_ready(cx))?;
+            let result = socket.try_io(Interest::READABLE, || read(socket));
+            if let Err(error) = &result
+                && error.kind() == io::ErrorKind::WouldBlock
+            {
+                continue;
+            }
+            self.meter.note(&result);
+            let count = *result.as_ref().unwrap_or(&0) as u64;
+            self.meter.read.fetch_add(count, Ordering::Relaxed);
+            self.meter.transport.read(count);
+            return Poll::Ready(result);
+        }
+    }
+
+    /// Writes by a function that is given the socket, when it is writable.
+    pub(crate) fn poll_write_by(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let socket = self.socket();
+            ready!(socket.poll_write_ready(cx))?;
+            let result = socket.try_io(Interest::WRITABLE, || write(socket));
+            if let Err(error) = &result
+                && error.kind() == io::ErrorKind::WouldBlock
+            {
+                continue;
+            }
+            self.meter.note(&result);
+            let count = *result.as_ref().unwrap_or(&0) as u64;
+            self.meter.transport.wrote(count);
+            return Poll::Ready(result);
+        }
     }
 
     /// Returns the counter of bytes read.

@@ -10,6 +10,8 @@ use crate::limits::Hits;
 pub(crate) struct Stats {
     /// Connections whose protocol was not recognized.
     pub(crate) detection_fall_backs: Count,
+    /// Buffers of opaque bulk that were copied because no pipe was to be had.
+    pub(crate) pipes_missing: Count,
     /// Connections accepted and not closed.
     pub(crate) open_connections: Count,
     /// Certificates and handshakes.

@@ -1,10 +1,8 @@
 //! WebSocket and other protocols that an HTTP/1.1 connection can turn into.
 
-use whodunit_model::Cause;
-
-use crate::call::{Call, Fault};
+use crate::call::Call;
 use crate::net::Io;
-use crate::opaque::{Broken, relay};
+use crate::opaque::relay;
 use crate::upstream::InFlight;
 
 /// An endpoint's side of a connection that goes on in another protocol.
@@ -22,19 +20,9 @@ impl Switched {
     pub(super) async fn relay(mut self, mut client: Io) {
         let side = self.call.note(|record| record.side);
         let state = self.call.state().clone();
-        let cause = match relay(&mut client, &mut self.upstream, &state).await {
-            Ok(()) => None,
-            Err(Broken::Client(_)) => {
-                self.upstream.reset_on_close();
-                Some(Cause::ClientCancelled)
-            }
-            Err(Broken::Upstream(cause)) => {
-                client.reset_on_close();
-                Some(cause)
-            }
-        };
-        if let Some(cause) = cause {
-            self.call.blame(Fault::seen_from(side, cause, self.meshed));
+        if let Err(broken) = relay(&mut client, &mut self.upstream, &state).await {
+            let fault = broken.settle(side, self.meshed, &client, Some(&self.upstream));
+            self.call.blame(fault);
         }
         self.call.end();
     }

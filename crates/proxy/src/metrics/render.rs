@@ -24,6 +24,8 @@ pub(crate) struct Own {
     pub(crate) limits: Vec<(Limit, u64)>,
     /// Certificates and handshakes, with an identity.
     pub(crate) identity: Option<Arc<IdentityStats>>,
+    /// Buffers of opaque bulk that had to be copied.
+    pub(crate) pipes_missing: u64,
     /// Seconds since discovery was last connected; none without discovery.
     pub(crate) discovery_age_s: Option<f64>,
     /// The proxy's clock minus the server's, seconds.
@@ -231,6 +233,12 @@ fn ours(out: &mut String, own: &Own) {
         counter,
         "Connections whose protocol was not recognized.",
         &own.detection_fall_backs,
+    );
+    single(
+        "whodunit_pipes_missing_total",
+        counter,
+        "Buffers of opaque bulk that were copied because no pipe was to be had.",
+        &own.pipes_missing,
     );
     single(
         "whodunit_clock_offset_seconds",

@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
 use tokio::time::{Instant as Deadline, timeout_at};
-use whodunit_model::record::{Detected, Protocol};
+use whodunit_model::record::{Detected, Protocol, Side};
 
 use super::{Connection, Inlet, Phase};
 use crate::config::Declared;
@@ -299,7 +299,11 @@ async fn first_words(
             Spoken::Nothing
         }
         // Its codec says what is wrong, and takes what other parsers would wrongly let pass.
-        Some(Verdict::Other) if declared == Verdict::Http1 => Spoken::Http1,
+        Some(Verdict::Other | Verdict::Hello | Verdict::Introduction)
+            if declared == Verdict::Http1 =>
+        {
+            Spoken::Http1
+        }
         None => {
             limits::hit(Limit::FirstBytesTime);
             Spoken::Refused("the first bytes did not come in time")
@@ -342,9 +346,13 @@ async fn carry(
     };
     let spoken = match allowed {
         Opaque::Permitted(permit) if declared => {
-            Spoken::Opaque(dial(inlet, accepted, permit).await)
+            Spoken::Opaque(dial(inlet, accepted, permit, false).await)
         }
-        Opaque::Permitted(permit) => return fall_back(inlet, accepted, permit).await,
+        // TLS of somebody else's, as the client hello says.
+        Opaque::Permitted(permit) => {
+            let dialed = dial(inlet, accepted, permit, false).await;
+            return (Spoken::Opaque(dialed), Detected::Bytes);
+        }
         Opaque::Denied(rule) => Spoken::Denied(rule),
         Opaque::NeverHere => Spoken::Refused(NOT_A_REQUEST),
     };
@@ -362,10 +370,14 @@ async fn detect(
     let remembered = inlet.server_speaks_first.get();
     if !remembered || tls {
         let silence = if remembered { HELLO } else { SILENCE };
-        match read_verdict(io, first, silence, SILENCE, tls).await {
+        match read_verdict(io, first, silence, FIRST_BYTES, tls).await {
             Some(Verdict::Tls) => return (Spoken::Tls, Detected::Bytes),
             Some(Verdict::Http1) => return (Spoken::Http1, Detected::Bytes),
             Some(Verdict::Http2) => return (Spoken::Http2, Detected::Bytes),
+            Some(verdict) if tells_opaque(inlet, verdict) => {
+                let dialed = dial(inlet, accepted, permit, false).await;
+                return (Spoken::Opaque(dialed), Detected::Bytes);
+            }
             // The client ended without a word.
             Some(Verdict::Unclear) if first.is_empty() => {
                 return (Spoken::Nothing, Detected::Bytes);
@@ -376,20 +388,23 @@ async fn detect(
     }
     // Silence: perhaps the server speaks first, perhaps the client is a browser that
     // connected ahead of time. Whoever speaks first tells.
-    let mut dialed = dial(inlet, accepted, permit).await;
+    let mut dialed = dial(inlet, accepted, permit, true).await;
     let Some(upstream) = dialed.upstream() else {
         return (Spoken::Opaque(dialed), Detected::FallBack);
     };
     let unused = if tls { HANDSHAKE } else { UNUSED };
     let mut from_server = BytesMut::with_capacity(PEEK_BYTES);
     let client_spoke = tokio::select! {
-        verdict = read_verdict(io, first, unused, SILENCE, tls) => Some(verdict),
+        verdict = read_verdict(io, first, unused, FIRST_BYTES, tls) => Some(verdict),
         _ = upstream.read_buf(&mut from_server) => None,
     };
     match client_spoke {
         Some(Some(Verdict::Http1)) => (Spoken::Http1, Detected::Bytes),
         Some(Some(Verdict::Http2)) => (Spoken::Http2, Detected::Bytes),
         Some(Some(Verdict::Tls)) => (Spoken::Tls, Detected::Bytes),
+        Some(Some(verdict)) if tells_opaque(inlet, verdict) => {
+            (Spoken::Opaque(dialed), Detected::Bytes)
+        }
         Some(_) if first.is_empty() => (Spoken::Nothing, Detected::Bytes),
         Some(_) => {
             inlet.worker.stats.detection_fall_backs.add();
@@ -408,10 +423,20 @@ async fn detect(
     }
 }
 
+/// Says whether first bytes tell that what follows is to be carried as bytes.
+fn tells_opaque(inlet: &Inlet, verdict: Verdict) -> bool {
+    match verdict {
+        Verdict::Hello => true,
+        // Towards an application only: who it calls does not introduce itself here.
+        Verdict::Introduction => inlet.side() == Side::Inbound,
+        _ => false,
+    }
+}
+
 async fn fall_back(inlet: &Rc<Inlet>, accepted: Instant, permit: Permit) -> (Spoken, Detected) {
     inlet.worker.stats.detection_fall_backs.add();
     (
-        Spoken::Opaque(dial(inlet, accepted, permit).await),
+        Spoken::Opaque(dial(inlet, accepted, permit, false).await),
         Detected::FallBack,
     )
 }
