@@ -16,5 +16,5 @@ mod tests;
 pub(crate) use body::{BodyDecoder, BodyError, Decoded};
 pub(crate) use emit::{Reason, Spelling};
 pub(crate) use head::{
-    Framing, HeadError, Limits, RequestHead, ResponseHead, parse_request, parse_response,
+    Framing, HeadError, Limits, RequestHead, ResponseHead, is_host, parse_request, parse_response,
 };

@@ -66,7 +66,7 @@ impl Body for RequestBody {
                 if let Some(data) = frame.data_ref() {
                     this.state.sent(data.len(), this.messages.count(data));
                 } else if let Some(trailers) = frame.trailers_mut() {
-                    head::strip_own(trailers);
+                    head::strip_trailers(trailers);
                 }
             }
             Some(Err(error)) => this.state.client_failed(error.client_cause()),

@@ -10,6 +10,7 @@ use whodunit_model::record::{Protocol, TraceContext};
 use whodunit_model::redact::Redaction;
 use whodunit_model::{Party, RequestId, RequestRecord, route};
 
+use crate::h1::is_host;
 use crate::worker::Worker;
 
 /// The request id, from proxy to proxy.
@@ -73,7 +74,75 @@ pub(crate) fn check(parts: &Parts) -> Result<(), &'static str> {
     if lengths > 1 || (lengths == 1 && parts.headers.contains_key(header::TRANSFER_ENCODING)) {
         return Err("the request has more than one length");
     }
+    if parts.version == Version::HTTP_2 {
+        check_http2(parts, first)?;
+    }
     Ok(())
+}
+
+/// Checks what h2 lets through: what could be read as something else once it is HTTP/1, or
+/// by an endpoint that looks at another field than we do.
+fn check_http2(parts: &Parts, host: Option<&HeaderValue>) -> Result<(), &'static str> {
+    if parts
+        .uri
+        .scheme_str()
+        .is_some_and(|scheme| !matches!(scheme, "http" | "https"))
+    {
+        return Err("the scheme is neither http nor https");
+    }
+    let host = host.map(|host| host.to_str().map_err(|_| "Host is not ASCII"));
+    let host = host.transpose()?;
+    let authority = parts.uri.authority().map(|authority| authority.as_str());
+    if let (Some(authority), Some(host)) = (authority, host)
+        && !authority.eq_ignore_ascii_case(host)
+    {
+        return Err(":authority and Host differ");
+    }
+    let Some(named) = authority.or(host) else {
+        return Err("there is neither :authority nor Host");
+    };
+    if !is_host(named) {
+        return Err(":authority or Host is not a host");
+    }
+    let target = parts
+        .uri
+        .path_and_query()
+        .map_or("", |target| target.as_str());
+    let asterisk = target == "*" && parts.method == Method::OPTIONS;
+    if !asterisk && !target.starts_with('/') {
+        return Err("the path does not begin with a slash");
+    }
+    if !target.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err("the path has bytes that no path may have");
+    }
+    let padded = |value: &HeaderValue| {
+        let bytes = value.as_bytes();
+        bytes.trim_ascii().len() != bytes.len()
+    };
+    if parts.headers.values().any(padded) {
+        return Err("a field begins or ends with white space");
+    }
+    Ok(())
+}
+
+/// Fields that frame or route a message, which nobody may add when it is sent already.
+const NO_TRAILERS: [HeaderName; 8] = [
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+    header::HOST,
+    header::TE,
+    header::TRAILER,
+    header::CONNECTION,
+    header::UPGRADE,
+    header::EXPECT,
+];
+
+/// Removes from the trailers of a request what is ours, or has no place there.
+pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
+    strip_own(trailers);
+    for name in NO_TRAILERS {
+        trailers.remove(name);
+    }
 }
 
 /// The id and the caller that another proxy of ours sent along.

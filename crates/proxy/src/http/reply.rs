@@ -87,6 +87,17 @@ pub(crate) async fn refuse_connection(stream: &mut (impl AsyncWrite + Unpin), te
     let _ = stream.shutdown().await;
 }
 
+/// Refuses a connection whose first bytes are neither of HTTP.
+pub(crate) async fn refuse_preface(stream: &mut (impl AsyncWrite + Unpin)) {
+    // SETTINGS, which come first, and GOAWAY with PROTOCOL_ERROR.
+    const ANSWER: [u8; 26] = [
+        0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1,
+    ];
+    // As above.
+    let _ = stream.write_all(&ANSWER).await;
+    let _ = stream.shutdown().await;
+}
+
 /// Returns the whole answer to a head that is no request.
 pub(super) fn bad_head(status: StatusCode, text: &str) -> String {
     let cause = Cause::BadRequestHead.name();

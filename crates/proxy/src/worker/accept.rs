@@ -14,7 +14,7 @@ use whodunit_model::record::{Detected, Protocol, Side};
 use super::{Connection, Inlet, Phase};
 use crate::config::Declared;
 use crate::detect::{Verdict, is_tls, judge, may_be_tls};
-use crate::http::{record_bad_head, refuse_connection, serve_http1, serve_http2};
+use crate::http::{record_bad_head, refuse_connection, refuse_preface, serve_http1, serve_http2};
 use crate::limits::{self, Limit};
 use crate::net::{Io, TcpListener, TcpStream};
 use crate::opaque::{Dialed, dial, record_denied};
@@ -182,8 +182,14 @@ async fn handle(
         }
         Spoken::Refused(why) => {
             tracing::debug!(listener = inlet.name(), %peer, why, "refused a connection");
-            record_bad_head(&connection, Protocol::Http1, accepted, 400, &first);
-            refuse_connection(&mut io, why).await;
+            let http2 = matches!(inlet.protocol(), Declared::Http2 | Declared::Grpc);
+            if http2 && judge(&first) != Verdict::Http1 {
+                record_bad_head(&connection, Protocol::Http2, accepted, 0, &[]);
+                refuse_preface(&mut io).await;
+            } else {
+                record_bad_head(&connection, Protocol::Http1, accepted, 400, &first);
+                refuse_connection(&mut io, why).await;
+            }
         }
         Spoken::Nothing | Spoken::Tls => {}
     }
