@@ -102,6 +102,27 @@ impl Credentials {
         &self.chain
     }
 
+    /// Returns chain and private key in PEM form.
+    #[must_use]
+    pub fn to_pem(&self) -> String {
+        let block = |label: &str, der: &[u8]| {
+            let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+            pem::encode_config(&pem::Pem::new(label, der), config)
+        };
+        let key = match &self.key {
+            PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
+            PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
+            _ => "PRIVATE KEY",
+        };
+        let mut out: String = self
+            .chain
+            .iter()
+            .map(|der| block("CERTIFICATE", der))
+            .collect();
+        out.push_str(&block(key, self.key.secret_der()));
+        out
+    }
+
     /// Returns the names under which TLS clients may ask for us.
     #[must_use]
     pub fn own_names(&self) -> &[String] {

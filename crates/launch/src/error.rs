@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
 
+use whodunit_control::identity::AuthorityError;
 use whodunit_control::mesh_file::{Location, RenderError};
 
 use crate::ports::NoFreePort;
@@ -35,6 +36,9 @@ pub enum LaunchError {
         /// What the system said.
         why: io::Error,
     },
+    /// The authority that certifies proxies cannot be opened or made.
+    #[error("cannot certify proxies: {0}")]
+    Identity(#[from] AuthorityError),
     /// The data directory cannot be used.
     #[error(
         "cannot create the folder {}: {why}\nhelp: choose a data directory that you may write \

@@ -11,6 +11,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use whodunit_control::mesh_file::{Mesh, Restart};
+use whodunit_identity::authority::write_private;
+use whodunit_identity::name::LOCAL_TRUST_DOMAIN;
+use whodunit_identity::{Authority, Lifetimes};
 
 use crate::error::LaunchError;
 use crate::event::{Event, Events};
@@ -119,6 +122,7 @@ async fn prepare(mesh: &Mesh, options: &Options, events: &Events) -> Result<Prep
         grpc,
         externals: resolve(mesh).await?,
         key_file: key(&layout)?,
+        authority: authority(&layout, options)?,
     };
     let mut plan = plan::plan(mesh, &given, &mut picker)?;
     for replaced in std::mem::take(&mut plan.replaced) {
@@ -240,7 +244,16 @@ fn write_files(instance: &Instance) -> Result<(), LaunchError> {
         }
         fs::write(path, text).map_err(file("write", path))?;
     }
-    if let Some(Proxy { config, path }) = &instance.proxy {
+    if let Some(Proxy {
+        config,
+        path,
+        token,
+    }) = &instance.proxy
+    {
+        if let (Some(token), Some(identity)) = (token, &config.identity) {
+            let path = &identity.token_file;
+            write_private(path, token.as_bytes()).map_err(file("write", path))?;
+        }
         let text = config.to_text().map_err(|error| LaunchError::File {
             what: "write",
             path: path.clone(),
@@ -249,6 +262,23 @@ fn write_files(instance: &Instance) -> Result<(), LaunchError> {
         state::replace(path, text.as_bytes()).map_err(file("write", path))?;
     }
     Ok(())
+}
+
+/// Opens what certifies the proxies. A server that was not started here has an authority of
+/// its own, in a directory that is not known: its proxies speak plain text.
+fn authority(layout: &Layout, options: &Options) -> Result<Option<Authority>, LaunchError> {
+    if options.server.is_some() {
+        return Ok(None);
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now_s = now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+    let authority = Authority::open(
+        &layout.identity(),
+        LOCAL_TRUST_DOMAIN,
+        Lifetimes::default(),
+        now_s,
+    )?;
+    Ok(Some(authority))
 }
 
 /// Returns the key file, which is made on the first run.

@@ -52,6 +52,21 @@ impl Layout {
         self.run().join(format!("{instance}.proxy.toml"))
     }
 
+    /// What certifies the proxies of the mesh.
+    pub(crate) fn identity(&self) -> PathBuf {
+        self.data.join("identity")
+    }
+
+    /// What proves to the server whom a proxy stands beside.
+    pub(crate) fn token(&self, instance: &str) -> PathBuf {
+        self.run().join(format!("{instance}.token"))
+    }
+
+    /// The certificate that a proxy keeps over a restart.
+    pub(crate) fn certificate(&self, instance: &str) -> PathBuf {
+        self.run().join(format!("{instance}.pem"))
+    }
+
     /// The key that stands in for what may not be recorded in clear. It stays
     /// the same from run to run, so that equal values are told to be equal.
     pub(crate) fn key(&self) -> PathBuf {

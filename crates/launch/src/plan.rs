@@ -10,6 +10,8 @@ use std::time::Duration;
 use whodunit_control::mesh_file::{
     Check, Command, External, Location, Mesh, RenderError, Scope, Service, Syntax, Template, Values,
 };
+use whodunit_identity::token::Subject;
+use whodunit_identity::{Authority, MeshName};
 use whodunit_model::policy::{Action, Mode};
 use whodunit_model::topology::ServiceName;
 use whodunit_model::{Endpoint, Service as Target};
@@ -23,7 +25,7 @@ use crate::ports::{Picker, local};
 use crate::probe::Question;
 use crate::process::Spec;
 use crate::proxy_config::{
-    self, Admin, Capture, Control, Listener, ProxyConfig, Record, Shutdown, Workload,
+    self, Admin, Capture, Control, Identity, Listener, ProxyConfig, Record, Shutdown, Workload,
 };
 use crate::supervise::{Probe, Unit};
 use crate::topology::Place;
@@ -69,6 +71,8 @@ pub(crate) struct Proxy {
     pub(crate) config: ProxyConfig,
     /// Where to write the configuration.
     pub(crate) path: PathBuf,
+    /// What proves to the server whom it stands beside.
+    pub(crate) token: Option<String>,
 }
 
 /// What a plan depends on besides the mesh file.
@@ -79,6 +83,8 @@ pub(crate) struct Given<'a> {
     /// Addresses of the externals, in the order of the file.
     pub(crate) externals: Vec<Vec<SocketAddr>>,
     pub(crate) key_file: PathBuf,
+    /// What certifies proxies; none leaves them in plain text.
+    pub(crate) authority: Option<Authority>,
 }
 
 /// Keeps the ports that services ask for from being given to anyone else.
@@ -242,15 +248,32 @@ impl Planner<'_> {
             instance: name.to_owned(),
             address,
         });
+        let names = self.names(service);
+        let (identity, server_name) = names.map_or_else(Default::default, |names| {
+            let server_name = names.dns.unwrap_or_default();
+            (names.spiffe.to_string(), server_name)
+        });
         self.plan.targets[number].endpoints.push(Endpoint {
             address,
             instance: name.to_owned(),
             version: service.version.clone(),
             meshed: true,
             ready: false,
-            identity: String::new(),
-            server_name: String::new(),
+            identity,
+            server_name,
         });
+    }
+
+    /// Returns whom the proxies of a service prove to be; none in plain text, which is also
+    /// all there is for a name that no certificate can have.
+    fn names(&self, service: &Service) -> Option<MeshName> {
+        let authority = self.given.authority.as_ref()?;
+        MeshName::new(
+            authority.trust_domain(),
+            &self.mesh.namespace,
+            &service.name,
+        )
+        .ok()
     }
 
     /// Returns the port that was asked for if the first instance can have it, else a free one.
@@ -434,7 +457,24 @@ impl Planner<'_> {
         if listener.is_empty() {
             return Ok(None);
         }
+        let authority = self.given.authority.as_ref();
+        let authority = authority.filter(|_| self.names(service).is_some());
+        let layout = self.given.layout;
+        let identity = authority.map(|authority| Identity {
+            server: self.given.grpc,
+            token_file: layout.token(instance),
+            state_file: layout.certificate(instance),
+            trust_anchors: authority.anchors_file(),
+        });
+        let token = authority.map(|authority| {
+            authority.token_key().issue(&Subject {
+                namespace: self.mesh.namespace.clone(),
+                account: service.name.clone(),
+                instance: instance.to_owned(),
+            })
+        });
         let config = ProxyConfig {
+            identity,
             workload: Workload {
                 namespace: self.mesh.namespace.clone(),
                 name: service.name.clone(),
@@ -466,6 +506,7 @@ impl Planner<'_> {
         Ok(Some(Proxy {
             config,
             path: self.given.layout.proxy_config(instance),
+            token,
         }))
     }
 

@@ -19,6 +19,8 @@ pub(crate) struct ProxyConfig {
     pub(crate) shutdown: Shutdown,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) policy: Option<Policy>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) identity: Option<Identity>,
 }
 
 /// What holds until the server was heard, which then knows more.
@@ -150,6 +152,14 @@ pub(crate) struct Shutdown {
     pub(crate) grace_ms: u64,
 }
 
+#[derive(Debug, Serialize)]
+pub(crate) struct Identity {
+    pub(crate) server: SocketAddr,
+    pub(crate) token_file: PathBuf,
+    pub(crate) state_file: PathBuf,
+    pub(crate) trust_anchors: PathBuf,
+}
+
 impl Listener {
     /// Where callers of the instance connect; `forward` is the application.
     pub(crate) fn inbound(
@@ -260,6 +270,12 @@ mod tests {
                 default: "deny",
                 watch: true,
             }),
+            identity: Some(Identity {
+                server: local(7_071),
+                token_file: PathBuf::from("/data/run/web-0.token"),
+                state_file: PathBuf::from("/data/run/web-0.pem"),
+                trust_anchors: PathBuf::from("/data/identity/anchors.pem"),
+            }),
         };
         expect_test::expect![[r#"
             [workload]
@@ -313,6 +329,12 @@ mod tests {
             [policy]
             default = "deny"
             watch = true
+
+            [identity]
+            server = "127.0.0.1:7071"
+            token_file = "/data/run/web-0.token"
+            state_file = "/data/run/web-0.pem"
+            trust_anchors = "/data/identity/anchors.pem"
         "#]]
         .assert_eq(&config.to_text().unwrap());
     }

@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use whodunit_control::destination::Destinations;
+use whodunit_control::identity::{AuthorityError, Identities, Lifetimes};
 use whodunit_control::policies::Policies;
 use whodunit_control::topology_file;
 use whodunit_store::{Store, StoreError};
@@ -57,6 +58,9 @@ pub struct Options {
     pub grpc: SocketAddr,
     /// The file that says where services live; without one nothing is discovered.
     pub topology: Option<PathBuf>,
+    /// The directory of the authority that certifies proxies, made where there is none;
+    /// without one no proxy is certified.
+    pub identity: Option<PathBuf>,
     /// The store, data directory included.
     pub store: whodunit_store::Options,
 }
@@ -65,7 +69,9 @@ impl Options {
     /// Returns the defaults for data in `data_dir`: loopback, ports 7070 and 7071.
     #[must_use]
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        let data_dir: PathBuf = data_dir.into();
         Self {
+            identity: Some(data_dir.join("identity")),
             http: SocketAddr::from(([127, 0, 0, 1], 7070)),
             grpc: SocketAddr::from(([127, 0, 0, 1], 7071)),
             topology: None,
@@ -101,6 +107,9 @@ pub enum ServerError {
         /// What the system said.
         source: io::Error,
     },
+    /// The authority that certifies proxies cannot be opened.
+    #[error("open the identity directory: {0}")]
+    Identity(#[from] AuthorityError),
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -120,6 +129,7 @@ pub struct Running {
     store: Store,
     stop: watch::Sender<bool>,
     discovery: Option<JoinHandle<()>>,
+    authority: Option<JoinHandle<()>>,
     grpc: JoinHandle<()>,
     http: JoinHandle<()>,
 }
@@ -140,6 +150,14 @@ impl Server {
             .await
             .map_err(|_| ServerError::Stopping)??;
 
+        let identities = match options.identity {
+            Some(dir) => Some(
+                tokio::task::spawn_blocking(move || Identities::open(&dir, Lifetimes::default()))
+                    .await
+                    .map_err(|_| ServerError::Stopping)??,
+            ),
+            None => None,
+        };
         let (stop, stopping) = watch::channel(false);
         let (discovery, follower) = options.topology.map(topology_file::follow).unzip();
         let destinations = Destinations::new(discovery.clone());
@@ -167,7 +185,17 @@ impl Server {
         let queries = Queries::new(store.clone(), Some(live.clone()));
         let app = App::new(queries, live.clone(), stopping.clone());
         let grpc = Acceptor::new(grpc.0, connections.grpc);
-        let grpc = serve_grpc(grpc, destinations, policies, ingest, stopping.clone());
+        let authority = identities
+            .clone()
+            .map(|identities| tokio::spawn(identities.follow()));
+        let grpc = serve_grpc(
+            grpc,
+            destinations,
+            identities,
+            policies,
+            ingest,
+            stopping.clone(),
+        );
         let seats = Seats::new(connections.http);
         let http = serve_http(http.0, seats, http::router(app), live.clone(), stopping);
         tracing::info!(http = %live.http, grpc = %live.grpc, data = %live.data_dir.display(), "server is ready");
@@ -176,6 +204,7 @@ impl Server {
             store,
             stop,
             discovery,
+            authority,
             grpc: tokio::spawn(grpc),
             http: tokio::spawn(http),
         })
@@ -199,8 +228,8 @@ impl Running {
     /// the store is closed and everything taken is on disk.
     pub async fn shutdown(mut self) {
         self.stop.send_replace(true);
-        if let Some(discovery) = self.discovery.take() {
-            discovery.abort();
+        for task in [self.discovery.take(), self.authority.take()] {
+            task.iter().for_each(JoinHandle::abort);
         }
         let deadline = tokio::time::Instant::now() + GRACE;
         for task in [&mut self.grpc, &mut self.http] {
@@ -222,7 +251,8 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.stop.send_replace(true);
-        for task in self.discovery.iter().chain([&self.grpc, &self.http]) {
+        let tasks = self.discovery.iter().chain(&self.authority);
+        for task in tasks.chain([&self.grpc, &self.http]) {
             task.abort();
         }
     }
@@ -283,6 +313,7 @@ fn connections_max(files: Option<u64>) -> Connections {
 async fn serve_grpc(
     acceptor: Acceptor,
     destinations: Destinations,
+    identities: Option<Identities>,
     policies: Policies,
     ingest: Ingest,
     mut stopping: watch::Receiver<bool>,
@@ -295,6 +326,7 @@ async fn serve_grpc(
         .add_service(destinations.into_service())
         .add_service(policies.into_service())
         .add_service(ingest.into_service())
+        .add_optional_service(identities.map(Identities::into_service))
         .serve_with_incoming_shutdown(incoming, async move {
             // Fails only if the server was dropped, which means stop as well.
             let () = stopped(&mut stopping).await;

@@ -63,6 +63,15 @@ pub enum Proof {
         /// PEM file with the private key.
         private_key: PathBuf,
     },
+    /// From a server that certifies a fresh key in time, again and again.
+    Server {
+        /// The server's gRPC address.
+        server: SocketAddr,
+        /// File with the token that says to the server whom the proxy stands beside.
+        token_file: PathBuf,
+        /// File that keeps certificate and key over a restart of the proxy.
+        state_file: Option<PathBuf>,
+    },
 }
 
 /// What becomes of records.

@@ -143,7 +143,7 @@ pub(crate) async fn run(control: Control) {
         ));
     }
     if let Some(identity) = identity {
-        tokio::task::spawn_local(identity.follow());
+        tokio::task::spawn_local(identity.follow(seed ^ 0x1de7));
     }
     for (index, (port, sender)) in policies.into_iter().enumerate() {
         let Some(server) = config.control else { break };

@@ -4,6 +4,7 @@
 //! rotation changes new connections and leaves old ones alone. Whoever is on the other
 //! side is known by its certificate only.
 
+mod certify;
 mod inbound;
 mod outbound;
 mod source;

@@ -19,5 +19,11 @@ pub mod v1 {
     include!("generated/whodunit.v1.rs");
 }
 
+/// Returns a timestamp of whole seconds since the Unix epoch.
+#[must_use]
+pub const fn timestamp(seconds: i64) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds, nanos: 0 }
+}
+
 pub use linkerd2_proxy_api as linkerd;
 pub use tonic;

@@ -1,6 +1,7 @@
 //! Discovery end to end: a state file on one side, a gRPC client on the other.
 
 mod destination;
+mod identity;
 mod policies;
 mod topology_file;
 

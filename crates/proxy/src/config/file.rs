@@ -107,6 +107,9 @@ struct IdentityTable {
     trust_anchors: PathBuf,
     certificate: Option<PathBuf>,
     private_key: Option<PathBuf>,
+    server: Option<Spanned<String>>,
+    token_file: Option<PathBuf>,
+    state_file: Option<PathBuf>,
 }
 
 /// Turns positions of the text into errors.
@@ -274,13 +277,21 @@ fn identity(
         return Ok(None);
     };
     let table = spanned.get_ref();
-    let proof = match (&table.certificate, &table.private_key) {
-        (Some(certificate), Some(private_key)) => Proof::Files {
+    let files = (&table.certificate, &table.private_key);
+    let asked = (&table.server, &table.token_file, &table.state_file);
+    let proof = match (files, asked) {
+        ((Some(certificate), Some(private_key)), (None, None, None)) => Proof::Files {
             certificate: certificate.clone(),
             private_key: private_key.clone(),
         },
+        ((None, None), (Some(server), Some(token_file), state_file)) => Proof::Server {
+            server: source.address("identity.server", server)?,
+            token_file: token_file.clone(),
+            state_file: state_file.clone(),
+        },
         _ => {
-            let what = "`identity` needs `certificate` and `private_key`, both PEM files";
+            let what = "`identity` needs either `certificate` and `private_key`, both PEM files, \
+                        or `server` and `token_file`";
             return Err(source.at(spanned, what.to_owned()));
         }
     };

@@ -111,7 +111,8 @@ fn mistakes_are_named_with_file_line_key_and_fix() {
     check(
         "[capture]",
         "[identity]\ntrust_anchors = \"a.pem\"\n[capture]",
-        "proxy.toml:31: `identity` needs `certificate` and `private_key`, both PEM files",
+        "proxy.toml:31: `identity` needs either `certificate` and `private_key`, both PEM \
+         files, or `server` and `token_file`",
     );
     check(
         "forward = \"127.0.0.1:9101\"",

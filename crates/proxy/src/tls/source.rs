@@ -7,11 +7,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use whodunit_identity::{Credentials, Tls, TrustAnchors};
 
+use super::certify;
 use crate::config::{Identity, Proof};
 use crate::stats::IdentityStats;
 
 /// How often files are looked at. They are small, and a rotation is to be live at once.
-const LOOK: Duration = Duration::from_millis(500);
+pub(super) const LOOK: Duration = Duration::from_millis(500);
 
 /// Largest file that is read, bytes: a full bundle of anchors takes less.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -26,25 +27,26 @@ struct Files {
 
 /// Keeps the certificate in use up to date.
 pub(crate) struct Source {
-    identity: Identity,
+    pub(super) identity: Identity,
     sender: watch::Sender<Option<Arc<Tls>>>,
-    stats: Arc<IdentityStats>,
+    pub(super) stats: Arc<IdentityStats>,
 }
 
 impl Source {
-    /// Returns a source, with the certificate of the files in use already.
+    /// Returns a source; with files their certificate is in use already.
     ///
     /// # Errors
     /// When files are named and cannot be used.
     pub(crate) fn start(identity: Identity, stats: Arc<IdentityStats>) -> Result<Self, String> {
-        let Proof::Files { .. } = &identity.proof;
-        let tls = load_files(&identity)?;
+        let loaded = load_files(&identity)?;
         let source = Self {
             identity,
             sender: watch::Sender::new(None),
             stats,
         };
-        source.put(tls);
+        if let Some(tls) = loaded {
+            source.put(tls);
+        }
         Ok(source)
     }
 
@@ -53,7 +55,7 @@ impl Source {
         self.sender.subscribe()
     }
 
-    fn put(&self, tls: Tls) {
+    pub(super) fn put(&self, tls: Tls) {
         self.stats.renewed(tls.not_after_s);
         if tls.identity.is_empty() {
             tracing::warn!("peers will refuse the certificate: it has not exactly one identity");
@@ -62,8 +64,19 @@ impl Source {
         self.sender.send_replace(Some(Arc::new(tls)));
     }
 
-    /// Follows the files for ever.
-    pub(crate) async fn follow(self) {
+    /// Keeps the certificate up to date for ever. `seed` spreads proxies over time.
+    pub(crate) async fn follow(self, seed: u64) {
+        match self.identity.proof.clone() {
+            Proof::Files { .. } => self.follow_files().await,
+            Proof::Server {
+                server,
+                token_file,
+                state_file,
+            } => certify::follow(self, server, &token_file, state_file, seed).await,
+        }
+    }
+
+    async fn follow_files(self) {
         let mut last = read(&self.identity).ok();
         let mut ticks = tokio::time::interval(LOOK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -73,8 +86,13 @@ impl Source {
             if now.as_ref().ok() == last.as_ref() {
                 continue;
             }
-            match now.as_ref().map_err(Clone::clone).and_then(build) {
-                Ok(tls) => self.put(tls),
+            let built = match &now {
+                Ok(Some(files)) => build(files).map(Some),
+                Ok(None) => Ok(None),
+                Err(why) => Err(why.clone()),
+            };
+            match built {
+                Ok(tls) => tls.into_iter().for_each(|tls| self.put(tls)),
                 // Certificate and key are two files: half of a change is seen now and then.
                 Err(why) => {
                     self.stats.failures.add();
@@ -86,27 +104,31 @@ impl Source {
     }
 }
 
-/// Reads certificate, key and anchors from the files that the configuration names.
+/// Reads certificate, key and anchors from the files that the configuration names; none
+/// where a server is asked instead.
 ///
 /// # Errors
 /// When one cannot be read or used; the text names it.
-pub(crate) fn load_files(identity: &Identity) -> Result<Tls, String> {
-    build(&read(identity)?)
+pub(crate) fn load_files(identity: &Identity) -> Result<Option<Tls>, String> {
+    read(identity)?.as_ref().map(build).transpose()
 }
 
-fn read(identity: &Identity) -> Result<Files, String> {
+fn read(identity: &Identity) -> Result<Option<Files>, String> {
     let Proof::Files {
         certificate,
         private_key,
-    } = &identity.proof;
-    Ok(Files {
+    } = &identity.proof
+    else {
+        return Ok(None);
+    };
+    Ok(Some(Files {
         anchors: read_file(&identity.trust_anchors)?,
         certificate: read_file(certificate)?,
         key: read_file(private_key)?,
-    })
+    }))
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, String> {
     let failed = |error: std::io::Error| format!("read {}: {error}", path.display());
     let length = std::fs::metadata(path).map_err(failed)?.len();
     if length > FILE_BYTES_MAX {
@@ -119,9 +141,13 @@ fn read_file(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 fn build(files: &Files) -> Result<Tls, String> {
-    let anchors = TrustAnchors::from_pem(&files.anchors)
-        .map_err(|error| format!("trust_anchors: {error}"))?;
     let credentials = Credentials::from_pem(&files.certificate, &files.key)
         .map_err(|error| format!("certificate and private_key: {error}"))?;
-    Tls::new(&credentials, Arc::new(anchors)).map_err(|error| error.to_string())
+    with_anchors(&credentials, &files.anchors)
+}
+
+pub(super) fn with_anchors(credentials: &Credentials, anchors: &[u8]) -> Result<Tls, String> {
+    let anchors =
+        TrustAnchors::from_pem(anchors).map_err(|error| format!("trust_anchors: {error}"))?;
+    Tls::new(credentials, Arc::new(anchors)).map_err(|error| error.to_string())
 }

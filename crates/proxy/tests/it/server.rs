@@ -12,12 +12,15 @@ use futures_util::{Stream, StreamExt as _};
 use socket2::{Domain, Socket, Type};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
+use whodunit_identity::Authority;
 use whodunit_model::policy::Policy;
 use whodunit_model::topology::{Endpoint, Service, ServiceName};
 use whodunit_model::{RequestRecord, Rows};
 use whodunit_wire::destination;
 use whodunit_wire::linkerd::destination::destination_server::{Destination, DestinationServer};
 use whodunit_wire::linkerd::destination::{DestinationProfile, GetDestination, Update};
+use whodunit_wire::linkerd::identity::identity_server::{Identity, IdentityServer};
+use whodunit_wire::linkerd::identity::{CertifyRequest, CertifyResponse};
 use whodunit_wire::linkerd::inbound::inbound_server_policies_server::{
     InboundServerPolicies, InboundServerPoliciesServer,
 };
@@ -63,6 +66,8 @@ struct State {
     policy: watch::Sender<Option<Policy>>,
     /// Whether batches are acknowledged.
     silent: Arc<AtomicBool>,
+    /// Certifies proxies, where a test has one.
+    authority: Arc<Mutex<Option<Authority>>>,
 }
 
 /// The server.
@@ -117,7 +122,8 @@ impl Server {
             Tonic::builder()
                 .add_service(DestinationServer::new(state.clone()))
                 .add_service(InboundServerPoliciesServer::new(state.clone()))
-                .add_service(RecorderServer::new(state))
+                .add_service(RecorderServer::new(state.clone()))
+                .add_service(IdentityServer::new(state))
                 .serve_with_incoming(incoming),
         );
         drop(guard);
@@ -134,6 +140,11 @@ impl Server {
     /// Says whether batches are acknowledged.
     pub(crate) fn acknowledge(&self, yes: bool) {
         self.state.silent.store(!yes, Ordering::Relaxed);
+    }
+
+    /// Certifies proxies from now on.
+    pub(crate) fn certify(&self, authority: Authority) {
+        *self.state.authority.lock().unwrap() = Some(authority);
     }
 
     /// Tells proxies where a service lives.
@@ -340,5 +351,31 @@ impl InboundServerPolicies for State {
             policy.map(|policy| Ok(whodunit_wire::policy::server(&policy, "web")))
         });
         Ok(Response::new(Box::pin(updates)))
+    }
+}
+
+#[whodunit_wire::tonic::async_trait]
+impl Identity for State {
+    async fn certify(
+        &self,
+        request: Request<CertifyRequest>,
+    ) -> Result<Response<CertifyResponse>, Status> {
+        let request = request.into_inner();
+        let mut authority = self.authority.lock().unwrap();
+        let authority = authority
+            .as_mut()
+            .ok_or_else(|| Status::unavailable("no authority"))?;
+        let now_s = now_us() / 1_000_000;
+        authority.refresh(now_s).unwrap();
+        let subject = authority.token_key().check(&request.token);
+        let subject = subject.ok_or_else(|| Status::permission_denied("whose token is this"))?;
+        let csr = &request.certificate_signing_request;
+        let certified = authority.certify(csr, &subject.namespace, &subject.account, now_s);
+        let certified = certified.map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(CertifyResponse {
+            leaf_certificate: certified.leaf,
+            intermediate_certificates: certified.intermediates,
+            valid_until: Some(whodunit_wire::timestamp(certified.not_after_s)),
+        }))
     }
 }

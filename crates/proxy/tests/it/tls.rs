@@ -11,7 +11,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use whodunit_identity::rustls::pki_types::ServerName;
-use whodunit_identity::{Credentials, Tls, TrustAnchors};
+use whodunit_identity::token::Subject;
+use whodunit_identity::{Authority, Credentials, Lifetimes, Tls, TrustAnchors};
 use whodunit_model::record::{Kind, Side, TlsState};
 use whodunit_model::{Cause, Outcome, RequestRecord};
 use whodunit_proxy::Running;
@@ -515,6 +516,121 @@ async fn rotating_leaf_issuer_and_anchor_under_load_fails_nothing() {
     let text = metrics(&pair.caller).await;
     assert_eq!(value(&text, &["whodunit_tls_failed_total"]), 0.0);
     pair.end().await;
+}
+
+/// Returns `[identity]` of a proxy that asks a server, with its token in `dir`.
+fn asking(dir: &Path, authority: &Authority, server: &Server, name: &str) -> String {
+    let token = authority.token_key().issue(&Subject {
+        namespace: "test".to_owned(),
+        account: name.to_owned(),
+        instance: format!("{name}-0"),
+    });
+    let file = dir.join(format!("{name}.token"));
+    std::fs::write(&file, token).unwrap();
+    format!(
+        "[identity]\ntrust_anchors = \"{}\"\nserver = \"{}\"\ntoken_file = \"{}\"\n\
+         state_file = \"{}\"",
+        authority.anchors_file().display(),
+        server.address,
+        file.display(),
+        dir.join(format!("{name}.pem")).display()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_certifies_again_and_again_and_its_end_stops_nothing() {
+    let app = App::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start().await;
+    let lifetimes = Lifetimes::default();
+    let folder = dir.path().join("identity");
+    let now_s = crate::server::now_us() / 1_000_000;
+    let authority = Authority::open(&folder, "test", lifetimes, now_s).unwrap();
+    let callee_table = asking(dir.path(), &authority, &server, "callee");
+    let caller_table = asking(dir.path(), &authority, &server, "caller");
+    let callee_setup = |server: &Server| {
+        Setup::new("callee", server)
+            .inbound("detect", app.address)
+            .table(&callee_table)
+    };
+    // A request fails closed while there is no certificate.
+    let callee = callee_setup(&server).start();
+    let mut told = endpoint(at(&callee, "in"), "callee-0", true);
+    told.identity = CALLEE.to_owned();
+    server.discover("callee", &[told]);
+    let caller = Setup::new("caller", &server)
+        .outbound("detect", "callee")
+        .table(&caller_table)
+        .start();
+    let answer = fetch(at(&caller, "callee"), "/early").await;
+    assert_eq!(answer.headers["whodunit-cause"], "tls_failed");
+    assert!(app.seen.lock().unwrap().is_empty());
+
+    server.certify(Authority::open(&folder, "test", lifetimes, now_s).unwrap());
+    let begin = Instant::now();
+    while fetch(at(&caller, "callee"), "/first").await.status != 200 {
+        assert!(begin.elapsed() < DEADLINE, "no certificate");
+    }
+    let (stop, done) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+    );
+    let load = tokio::spawn(load(at(&caller, "callee"), stop.clone(), done.clone()));
+    // A new anchor joins the bundle and a new issuer signs from now on: renewed at once.
+    whodunit_identity::authority::add_anchor(&folder, "test", lifetimes, now_s + 1).unwrap();
+    whodunit_identity::authority::renew_issuer(&folder, lifetimes, now_s).unwrap();
+    let begin = Instant::now();
+    for proxy in [&caller, &callee] {
+        while value(&metrics(proxy).await, &["cert_refreshes_total"]) < 3.0 {
+            assert!(begin.elapsed() < 2 * DEADLINE, "not renewed");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    assert_eq!(load.await.unwrap(), 0, "requests failed");
+
+    // Without the server a proxy that starts anew takes the certificate it kept.
+    end(caller).await;
+    end(callee).await;
+    let kept = std::fs::read_to_string(dir.path().join("callee.pem")).unwrap();
+    assert!(kept.contains("PRIVATE KEY"));
+    server.halt();
+    let alone = callee_setup(&server).start();
+    let begin = Instant::now();
+    while value(&metrics(&alone).await, &["cert_refreshes_total"]) < 1.0 {
+        assert!(
+            begin.elapsed() < DEADLINE,
+            "the kept certificate is not used"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    end(alone).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_renewed_before_their_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start().await;
+    let lifetimes = Lifetimes {
+        leaf: Duration::from_secs(3),
+        ..Lifetimes::default()
+    };
+    let now_s = crate::server::now_us() / 1_000_000;
+    let folder = dir.path().join("identity");
+    let authority = Authority::open(&folder, "test", lifetimes, now_s).unwrap();
+    let table = asking(dir.path(), &authority, &server, "callee");
+    server.certify(authority);
+    let app = App::start().await;
+    let callee = Setup::new("callee", &server)
+        .inbound("detect", app.address)
+        .table(&table)
+        .start();
+    let begin = Instant::now();
+    while value(&metrics(&callee).await, &["cert_refreshes_total"]) < 3.0 {
+        assert!(begin.elapsed() < 2 * DEADLINE, "not renewed");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    end(callee).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
