@@ -20,6 +20,8 @@ pub mod config;
 mod control;
 mod detect;
 mod frames;
+#[doc(hidden)]
+pub mod fuzz;
 mod h1;
 mod http;
 mod limits;

@@ -1,0 +1,246 @@
+//! Fuzz targets: one function per parser of bytes that strangers write.
+//!
+//! Each [`Target`] has a function that must not panic whatever it is given, seeds that
+//! the parser accepts, and words that its language is made of. The targets exist once:
+//! a test runs all of them for a moment with a seeded generator, and `fuzz/` hands the
+//! same functions, seeds and words to libFuzzer.
+
+mod mutate;
+
+use std::path::Path;
+
+pub use mutate::Random;
+
+/// A parser under test.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Its name, as in `fuzz/fuzz_targets`.
+    pub name: &'static str,
+    /// Parses; panics when a property of the parser is broken.
+    pub run: fn(&[u8]),
+    /// Inputs to begin with.
+    pub seeds: &'static [&'static [u8]],
+    /// Words that random bytes would never hit upon.
+    pub words: &'static [&'static [u8]],
+}
+
+const HTTP1_WORDS: &[&[u8]] = &[
+    b"\r\n",
+    b"\r\n\r\n",
+    b"GET ",
+    b" HTTP/1.1\r\n",
+    b" HTTP/1.0\r\n",
+    b"Host: ",
+    b"Transfer-Encoding: chunked",
+    b"Content-Length: ",
+    b"Connection: close",
+    b"Connection: keep-alive, ",
+    b"Upgrade: h2c",
+    b"Upgrade: websocket",
+    b"Expect: 100-continue",
+    b"CONNECT a:1",
+    b"http://",
+    b"\t",
+    b"\0",
+    b"%2f",
+    b";",
+    b"0\r\n\r\n",
+    b"ffffffffffffffff",
+    b"Trailer: ",
+];
+
+const TOML_WORDS: &[&[u8]] = &[
+    b"[workload]\n",
+    b"[[listener]]\n",
+    b"[service.a]\n",
+    b"[external.b]\n",
+    b"[route.\"a\".\"GET /\"]\n",
+    b"[policy]\n",
+    b"listen = ",
+    b"forward = ",
+    b"protocol = \"http1\"\n",
+    b"calls = [\"a\"]\n",
+    b"\"127.0.0.1:0\"",
+    b"{port}",
+    b"{self}",
+    b"\"\"\"",
+    b"99999999999999999999",
+    b"-1",
+    b"1e400",
+];
+
+/// All targets.
+pub const TARGETS: &[Target] = &[
+    Target {
+        name: "http1_request",
+        run: whodunit_proxy::fuzz::http1_request,
+        seeds: &[
+            b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"POST /x?y=1 HTTP/1.1\r\nHost: a:80\r\nContent-Length: 3\r\n\r\nabc",
+            b"\r\nOPTIONS * HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+            b"GET http://a/ HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
+        ],
+        words: HTTP1_WORDS,
+    },
+    Target {
+        name: "http1_response",
+        run: whodunit_proxy::fuzz::http1_response,
+        seeds: &[
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
+            b"HTTP/1.0 200 OK\r\n\r\n",
+        ],
+        words: HTTP1_WORDS,
+    },
+    Target {
+        name: "http1_chunks",
+        run: whodunit_proxy::fuzz::http1_chunks,
+        seeds: &[
+            b"5\r\nhello\r\n0\r\n\r\n",
+            b"a;name=value\r\n0123456789\r\n1\r\nx\r\n0\r\nx-sum: 1\r\n\r\nGET",
+        ],
+        words: HTTP1_WORDS,
+    },
+    Target {
+        name: "first_bytes",
+        run: whodunit_proxy::fuzz::first_bytes,
+        seeds: &[
+            b"GET / HTTP/1.1\r\n",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+            b"*1\r\n$4\r\nPING\r\n",
+        ],
+        words: HTTP1_WORDS,
+    },
+    Target {
+        name: "proxy_toml",
+        run: proxy_toml,
+        seeds: &[
+            b"[workload]\nnamespace = \"n\"\nname = \"w\"\ninstance = \"w-0\"\n[[listener]]\n\
+              name = \"in\"\nlisten = \"127.0.0.1:0\"\ndirection = \"inbound\"\n\
+              forward = \"127.0.0.1:1\"\n",
+        ],
+        words: TOML_WORDS,
+    },
+    Target {
+        name: "mesh_toml",
+        run: mesh_toml,
+        seeds: &[
+            b"namespace = \"n\"\n[service.a]\ncommand = \"a --port {port}\"\nport = 8080\n\
+              calls = [\"b\"]\nenv = { B = \"{b}\" }\n[service.b]\ncommand = \"b\"\nport = 1\n",
+        ],
+        words: TOML_WORDS,
+    },
+    Target {
+        name: "record_batch",
+        run: record_batch,
+        seeds: &[b"", b"\x01\x00\x00\x00"],
+        words: &[b"\xff\xff\xff\xff", b"\x80\x80\x80\x80\x01", b"\x28\xb5\x2f\xfd"],
+    },
+    Target {
+        name: "words",
+        run: words,
+        seeds: &[
+            b"15m",
+            b"2026-01-02T03:04:05Z",
+            b"/users/12/550e8400-e29b-41d4-a716-446655440000?choice=1&x=%41",
+            b"/pkg.Service/Method",
+        ],
+        words: &[b"%", b"%zz", b"//", b"/../", b"..%2f", b"T", b"Z", b"\xf0\x9f\xa6\x80"],
+    },
+];
+
+/// Returns the target with this name.
+#[must_use]
+pub fn target(name: &str) -> Option<&'static Target> {
+    TARGETS.iter().find(|target| target.name == name)
+}
+
+fn proxy_toml(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        // Whether it is valid does not matter here.
+        drop(whodunit_proxy::Config::parse(text, Path::new("proxy.toml")));
+    }
+}
+
+fn mesh_toml(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        // Whether it is valid does not matter here.
+        drop(whodunit_control::mesh_file::parse(
+            text,
+            Path::new("mesh.toml"),
+        ));
+    }
+}
+
+/// What decodes can be encoded, and decodes to the same again.
+fn record_batch(bytes: &[u8]) {
+    let Ok(rows) = whodunit_flight::codec::decode(bytes) else {
+        return;
+    };
+    let mut again = Vec::new();
+    whodunit_flight::codec::encode(&rows, &mut again);
+    assert!(
+        whodunit_flight::codec::decode(&again).is_ok(),
+        "a batch of ours is not read"
+    );
+}
+
+/// The small languages: paths, durations, moments, ids, patterns.
+fn words(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let template = whodunit_model::route::template(&text);
+    let again = whodunit_model::route::template(&template);
+    assert_eq!(template.matches('/').count(), again.matches('/').count());
+    // Errors are fine, panics are not.
+    let _ = whodunit_model::time::parse_duration(&text);
+    let _ = whodunit_model::time::parse_moment(&text, 0, 0);
+    let _ = whodunit_model::time::parse_rfc3339(&text);
+    let _ = text.parse::<whodunit_model::BootId>();
+    let _ = text.parse::<whodunit_model::RequestId>();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Inputs per target; `FUZZ_ROUNDS` asks for more.
+    const ROUNDS: u64 = 20_000;
+
+    /// Every input is a function of its target and its number, so a failure is repeated by
+    /// running the test again.
+    #[test]
+    fn no_input_panics() {
+        let rounds = std::env::var("FUZZ_ROUNDS").ok();
+        let rounds = rounds.map_or(ROUNDS, |text| text.parse().expect("a number"));
+        for target in TARGETS {
+            for seed in target.seeds {
+                (target.run)(seed);
+            }
+            for round in 0..rounds {
+                let input = Random::new(round).input(target.seeds, target.words);
+                let run = || (target.run)(&input);
+                if std::panic::catch_unwind(run).is_err() {
+                    panic!(
+                        "{} fails in round {round}: {:?}",
+                        target.name,
+                        input.escape_ascii().to_string()
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_target_has_a_file_for_the_fuzzer() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz");
+        let manifest = std::fs::read_to_string(root.join("Cargo.toml")).expect("is there");
+        for known in TARGETS {
+            assert!(known.seeds.len() + known.words.len() > 1, "{}", known.name);
+            let file = root.join(format!("fuzz_targets/{}.rs", known.name));
+            assert!(file.is_file(), "{} is missing", file.display());
+            assert!(manifest.contains(&format!("name = \"{}\"", known.name)));
+        }
+        assert!(target("http1_chunks").is_some() && target("none").is_none());
+    }
+}

@@ -1,0 +1,68 @@
+//! Doors to the parsers, for fuzzing only: each takes any bytes and must not panic.
+
+use bytes::BytesMut;
+use http::Method;
+
+use crate::detect;
+use crate::h1::{BodyDecoder, Decoded, Framing, Limits, parse_request, parse_response};
+
+/// Parses a request head.
+pub fn http1_request(bytes: &[u8]) {
+    if let Ok(Some(head)) = parse_request(bytes, &Limits::default()) {
+        assert!(head.bytes <= bytes.len(), "a head is longer than its bytes");
+        assert!(!head.target.is_empty(), "a request has no target");
+    }
+}
+
+/// Parses a response head.
+pub fn http1_response(bytes: &[u8]) {
+    for method in [Method::GET, Method::HEAD] {
+        if let Ok(Some(head)) = parse_response(bytes, &method, &Limits::default()) {
+            assert!(head.bytes <= bytes.len(), "a head is longer than its bytes");
+        }
+    }
+}
+
+/// Finds the end of a chunked body: at the same place however the bytes arrive.
+pub fn http1_chunks(bytes: &[u8]) {
+    assert_eq!(
+        decode(bytes, bytes.len()),
+        decode(bytes, 1),
+        "how bytes are cut changes what they mean"
+    );
+}
+
+/// How decoding ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Complete,
+    Unfinished,
+    Refused,
+}
+
+fn decode(bytes: &[u8], step: usize) -> (Vec<u8>, End) {
+    let mut decoder = BodyDecoder::new(Framing::Chunked);
+    let (mut buffer, mut body) = (BytesMut::new(), Vec::new());
+    for piece in bytes.chunks(step.max(1)) {
+        buffer.extend_from_slice(piece);
+        loop {
+            match decoder.decode(&mut buffer) {
+                Ok(Decoded::Data(data)) => body.extend_from_slice(&data),
+                Ok(Decoded::End(_)) => return (body, End::Complete),
+                Ok(Decoded::More) => break,
+                Err(_) => return (body, End::Refused),
+            }
+        }
+    }
+    (body, End::Unfinished)
+}
+
+/// Tells the protocol by the first bytes.
+pub fn first_bytes(bytes: &[u8]) {
+    let verdict = detect::judge(bytes);
+    let tls = detect::is_tls(bytes);
+    assert!(
+        !tls || verdict == detect::Verdict::Other,
+        "TLS is taken for another protocol"
+    );
+}
