@@ -92,6 +92,11 @@ impl Secure {
 
     /// Starts both; the caller is told to expect `identity` at the callee.
     async fn expecting(protocol: &str, app: SocketAddr, identity: &str) -> Self {
+        Self::policed(protocol, app, identity, "").await
+    }
+
+    /// As [`Secure::expecting`], with tables about policy for the callee.
+    async fn policed(protocol: &str, app: SocketAddr, identity: &str, policy: &str) -> Self {
         let anchor = mint::anchor("anchor");
         let server = Server::start().await;
         let callee_files = Files::new(&anchor.pem, &workload(&anchor, "callee"));
@@ -99,6 +104,7 @@ impl Secure {
         let callee = Setup::new("callee", &server)
             .inbound(protocol, app)
             .table(&callee_files.table())
+            .table(policy)
             .start();
         let mut told = endpoint(at(&callee, "in"), "callee-0", true);
         told.identity = identity.to_owned();
@@ -660,4 +666,47 @@ fn missing_files_stop_the_start_and_are_named() {
         .unwrap()
         .to_string();
     assert!(error.contains("/nowhere/anchors.pem"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policy_goes_by_what_certificates_prove() {
+    let app = App::start().await;
+    let rule = |name: &str, who: &str| {
+        format!(
+            "[[policy.rule]]\nname = \"{name}\"\naction = \"allow\"\npaths = [\"/{name}\"]\n{who}\n"
+        )
+    };
+    let policy = [
+        "[policy]\ndefault = \"deny\"\n".to_owned(),
+        rule("account", "identities = [\"caller.test\"]"),
+        rule("whole", &format!("identities = [\"{CALLER}\"]")),
+        rule("namespace", "namespaces = [\"test\"]"),
+        rule("below", "identities = [\"*.test\"]"),
+        rule("any", "identities = [\"*\"]"),
+        rule("stranger", "identities = [\"stranger.test\"]"),
+        rule("elsewhere", "namespaces = [\"other\"]"),
+        rule("far", "identities = [\"*\"]\nnetworks = [\"10.0.0.0/8\"]"),
+    ];
+    let pair = Secure::policed("detect", app.address, CALLEE, &policy.concat()).await;
+    for (name, allowed) in [
+        ("account", true),
+        ("whole", true),
+        ("namespace", true),
+        ("below", true),
+        ("any", true),
+        ("stranger", false),
+        ("elsewhere", false),
+        ("far", false),
+        ("unnamed", false),
+    ] {
+        let path = format!("/{name}");
+        let status = fetch(pair.address(), &path).await.status.as_u16();
+        assert_eq!(status, if allowed { 200 } else { 403 }, "{name}");
+        // In plain text nobody proves anything.
+        let plain = fetch(at(&pair.callee, "in"), &path).await.status.as_u16();
+        assert_eq!(plain, 403, "{name} in plain text");
+    }
+    let denied = record(&pair.server, Side::Outbound, "/stranger").await;
+    assert_eq!(denied.cause, Cause::PolicyDenied);
+    pair.end().await;
 }
