@@ -193,6 +193,12 @@ limits! {
     EndpointsTried: Proxy "endpoints_tried" = Count 3,
         then "the request fails with the last cause",
         fix "look at why so many instances cannot be reached";
+    /// Retries that failed requests may have on top of a share of 20 % of all requests, per
+    /// second, service and thread.
+    RetryBudget: Proxy "retry_budget" = Count 10,
+        then "the request fails with the cause of its last try",
+        fix "look at why so many requests fail; a route may set another budget",
+        setting "`[[listener.route]]`, `retry.budget_per_second`";
     /// Time that a request waits for the first answer of discovery.
     DiscoveryTime: Proxy "discovery_wait_ms" = Milliseconds 1_000,
         then "503, cause no_endpoints",

@@ -14,16 +14,20 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use whodunit_flight::Begun;
 use whodunit_model::outcome::{self, Ending};
 use whodunit_model::record::{Kind, RequestRecord, Side};
+use whodunit_model::redact::Attributes;
 use whodunit_model::{Cause, Origin, Outcome, RequestId};
 
 use crate::clock::micros;
 use crate::metrics::{Response, Scope};
 use crate::worker::Worker;
+
+/// A client that leaves this shortly before the deadline leaves because of it.
+const PUNCTUAL: Duration = Duration::from_millis(10);
 
 /// What ended a request other than its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +59,11 @@ pub(crate) const fn origin(side: Side, cause: Cause, meshed: bool) -> Origin {
         Cause::None => Origin::None,
         Cause::AppHttp5xx | Cause::AppGrpcStatus | Cause::NoGrpcStatus => Origin::Server,
         Cause::ClientCancelled | Cause::BadRequestHead => Origin::Client,
+        // The callee did not answer in the time it was given.
+        Cause::RequestTimeout
+        | Cause::ResponseHeadersTimeout
+        | Cause::ResponseStreamTimeout
+        | Cause::IdleTimeout => Origin::Server,
         Cause::ConnectTimeout => match side {
             Side::Inbound => Origin::Server,
             Side::Outbound => Origin::Network,
@@ -85,6 +94,8 @@ pub(crate) struct CallState {
     response_messages: Cell<u32>,
     /// The client's request body broke off.
     client_failed: Cell<Option<Cause>>,
+    /// When the request must be over.
+    deadline: Cell<Option<Instant>>,
     /// Age in microseconds at which the next open row is due.
     next_open_us: Cell<i64>,
     scope: RefCell<Option<Rc<Scope>>>,
@@ -118,6 +129,13 @@ impl CallState {
     /// Returns why the request body broke off, if it did.
     pub(crate) fn client_failure(&self) -> Option<Cause> {
         self.client_failed.get()
+    }
+
+    /// Returns how many bytes have moved either way.
+    pub(crate) fn moved(&self) -> u64 {
+        self.request_bytes
+            .get()
+            .saturating_add(self.response_bytes.get())
     }
 
     /// Returns the time since the head, µs.
@@ -175,6 +193,7 @@ impl Call {
             response_bytes: Cell::new(0),
             response_messages: Cell::new(0),
             client_failed: Cell::new(None),
+            deadline: Cell::new(None),
             next_open_us: Cell::new(open::FIRST_US),
             scope: RefCell::default(),
         });
@@ -215,6 +234,34 @@ impl Call {
     /// Says whether the request is counted somewhere already.
     pub(crate) fn is_counted(&self) -> bool {
         self.state.scope.borrow().is_some()
+    }
+
+    /// Says whether the response, as far as it is known, is none that counts as a failure.
+    pub(crate) fn looks_well(&self) -> bool {
+        let record = self.state.record.borrow();
+        let failing = record
+            .grpc_status
+            .is_some_and(outcome::grpc_status_is_failure);
+        self.fault.is_none() && record.status < 500 && !failing
+    }
+
+    /// Forgets the response of a try that is not the last.
+    pub(crate) fn unanswered(&self) {
+        self.note(|record| (record.status, record.grpc_status) = (0, None));
+    }
+
+    /// Notes when the request must be over.
+    pub(crate) fn deadline(&self, deadline: Option<Instant>) {
+        self.state.deadline.set(deadline);
+    }
+
+    /// Adds a decision to the trail of the record.
+    pub(crate) fn decided(&self, name: &str, value: &str) {
+        self.note(|record| {
+            let mut trail = Attributes(record.trail.to_string());
+            trail.push(name, value);
+            record.trail = trail.0.into();
+        });
     }
 
     /// Notes what went wrong; the end of the call will tell.
@@ -284,8 +331,12 @@ impl Drop for Call {
         if self.begun.is_some() && self.fault.is_none() {
             let stopping = self.worker.stats.stopping.load(Ordering::Relaxed);
             let side = self.state.record.borrow().side;
+            let deadline = self.state.deadline.get();
             let cause = if stopping {
                 Cause::Shutdown
+            } else if deadline.is_some_and(|at| Instant::now() + PUNCTUAL >= at) {
+                // The client's clock for the same deadline began a little earlier.
+                Cause::RequestTimeout
             } else {
                 self.worker.given_up.get()
             };

@@ -31,7 +31,7 @@ use crate::http::Claim;
 use crate::limits::{self, Limit};
 use crate::net::Io;
 use crate::policy::{self, Permit};
-use crate::upstream::{Endpoint, InFlight, io_cause};
+use crate::upstream::{Endpoint, InFlight, Nowhere, io_cause};
 use crate::worker::{Connection, Inlet};
 use introduction::{Introduction, encode_answer};
 use opening::{Answer, Caller, Opening};
@@ -90,20 +90,30 @@ pub(crate) async fn dial(
         permit,
     };
     while tried.len() < ENDPOINTS_MAX {
-        let Some(endpoint) = inlet.balancer.pick(&inlet.worker.metrics, &tried) else {
-            break;
+        let endpoint = match inlet.balancer.pick(&inlet.worker.metrics, &tried) {
+            Ok(endpoint) => endpoint,
+            Err(nowhere) => {
+                if tried.is_empty() && nowhere == Nowhere::Dark {
+                    dialed.result = Err(Fault::seen_from(side, Cause::FailFast, false));
+                }
+                break;
+            }
         };
         if let (Some(before), Err(fault)) = (dialed.endpoint.take(), &dialed.result) {
             dialed.failed.push((before, *fault));
         }
+        let in_flight = InFlight::begin(&endpoint);
         dialed.attempts += 1;
         dialed.endpoint = Some(endpoint.clone());
         match dialed.connect(inlet, &endpoint, undecided).await {
             Ok(io) => {
+                in_flight.sent();
+                in_flight.succeeded();
                 dialed.result = Ok(io);
                 break;
             }
             Err(cause) => {
+                in_flight.unreachable(cause);
                 dialed.result = Err(Fault::seen_from(side, cause, endpoint.meshed));
                 tried.push(endpoint.address);
                 if tried.len() == ENDPOINTS_MAX {
@@ -125,7 +135,7 @@ impl Dialed {
         undecided: bool,
     ) -> Result<Io, Cause> {
         let worker = &inlet.worker;
-        if worker.is_own_outbound(endpoint.address) {
+        if inlet.leads_back(endpoint.address) {
             return Err(Cause::Loop);
         }
         let mut io = endpoint.connector.connect().await?;
@@ -362,6 +372,7 @@ fn introduce(call: &Call, connection: &Connection, caller: Caller) {
     let claim = connection.proven(Claim {
         id: Some(caller.id),
         from: connection.inlet.worker.caller(&caller.from),
+        hops: 0,
     });
     let Some(id) = claim.id.filter(|_| !call.state().was_observed()) else {
         // Nobody's word, or rows with another id are on their way.

@@ -177,6 +177,18 @@ impl Proxy {
                     }
                     Target::Forward(_) => None,
                 });
+            let discovery: Vec<_> = discovery.collect();
+            let split = config.listeners.iter().map(|listener| {
+                let weighted = listener.routes.iter().flat_map(|route| &route.split);
+                let subscribe = weighted.map(|weighted| {
+                    let sender = services.entry(weighted.service.clone());
+                    sender
+                        .or_insert_with(|| watch::Sender::new(Known::default()))
+                        .subscribe()
+                });
+                subscribe.collect()
+            });
+            let split = split.collect();
             let start = Start {
                 config: config.clone(),
                 clock,
@@ -184,7 +196,8 @@ impl Proxy {
                 stats: stats.clone(),
                 sockets,
                 addresses: addresses.clone(),
-                discovery: discovery.collect(),
+                discovery,
+                split,
                 policies: policies.clone(),
                 phase: phases.clone(),
                 asks: asked,

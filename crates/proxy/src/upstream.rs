@@ -3,13 +3,19 @@
 //! Everything here belongs to one thread.
 
 mod balance;
+mod budget;
 mod endpoint;
 mod error;
 mod exchange;
+mod health;
 mod http1;
 mod http2;
+mod latency;
 
-pub(crate) use balance::{Balancer, Known, destination_labels, plain_labels, target_labels};
+pub(crate) use balance::{
+    Balancer, Known, Nowhere, destination_labels, plain_labels, target_labels,
+};
+pub(crate) use budget::Budget;
 pub(crate) use endpoint::{Connector, Endpoint, InFlight, Mesh};
 pub(crate) use error::{Failed, h2_cause, io_cause};
 pub(crate) use exchange::Exchange;

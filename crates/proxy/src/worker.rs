@@ -2,6 +2,7 @@
 
 mod accept;
 mod inlet;
+mod routes;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -19,6 +20,7 @@ use whodunit_model::route::RouteNames;
 use whodunit_model::{Cause, Party};
 
 pub(crate) use inlet::{Connection, Inlet, Want};
+pub(crate) use routes::Route;
 
 use crate::call::OpenCalls;
 use crate::clock::Clock;
@@ -65,6 +67,8 @@ pub(crate) struct Start {
     pub(crate) discovery: Vec<Option<watch::Receiver<Known>>>,
     /// Policy of each listener, and whether it never changes.
     pub(crate) policies: Vec<(watch::Receiver<Arc<Policy>>, bool)>,
+    /// Discovery of the services over which each listener's routes split, in their order.
+    pub(crate) split: Vec<Vec<watch::Receiver<Known>>>,
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) asks: mpsc::Receiver<Ask>,
     /// The certificate in use, with an identity.
@@ -93,6 +97,7 @@ pub(crate) struct Worker {
     authorities: RefCell<Strings>,
     callers: RefCell<HashMap<Box<str>, Party>>,
     own_outbound: Vec<SocketAddr>,
+    own: Vec<SocketAddr>,
     in_flight_max: usize,
     connections_max: usize,
 }
@@ -117,6 +122,7 @@ impl Worker {
             strings: RefCell::default(),
             authorities: RefCell::default(),
             callers: RefCell::default(),
+            own: start.addresses.clone(),
             own_outbound: own_outbound.map(|(_, address)| *address).collect(),
             in_flight_max: Limit::InFlight.count() / threads,
             connections_max: Limit::Connections.count() / threads,
@@ -161,10 +167,12 @@ impl Worker {
 
     /// Says whether an address is an outbound listener of this very proxy.
     pub(crate) fn is_own_outbound(&self, address: SocketAddr) -> bool {
-        self.own_outbound.iter().any(|own| {
-            let any = own.ip().is_unspecified() && address.ip().is_loopback();
-            own.port() == address.port() && (any || own.ip() == address.ip())
-        })
+        is_among(&self.own_outbound, address)
+    }
+
+    /// Says whether an address is a listener of this very proxy.
+    pub(crate) fn is_own(&self, address: SocketAddr) -> bool {
+        is_among(&self.own, address)
     }
 }
 
@@ -234,6 +242,13 @@ fn unescape(text: &str) -> Option<String> {
         .filter(|text| !text.chars().any(char::is_control))
 }
 
+fn is_among(listeners: &[SocketAddr], address: SocketAddr) -> bool {
+    listeners.iter().any(|own| {
+        let any = own.ip().is_unspecified() && address.ip().is_loopback();
+        own.port() == address.port() && (any || own.ip() == address.ip())
+    })
+}
+
 /// Runs a worker thread until the process is to end.
 pub(crate) async fn run(mut start: Start) {
     limits::enter(&start.stats.limits);
@@ -286,7 +301,7 @@ impl Worker {
         let now = Instant::now();
         self.calls.borrow().sweep(&self.recorder, now);
         for inlet in inlets {
-            inlet.balancer.sweep(now);
+            inlet.sweep(now);
         }
         for connection in self.connections.borrow().iter() {
             connection.sweep(now);

@@ -1,5 +1,6 @@
 //! Bodies on their way through: counted, and the end of a response ends its call.
 
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -7,18 +8,31 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use whodunit_model::Cause;
 use whodunit_model::record::Side;
 
+use super::forward::Kept;
 use super::head;
 use super::http1::Wire;
+use super::patience::Patience;
+use super::replay::{Replay, Replayed};
+use super::reply;
 use super::stream::{Incoming, StreamError};
 use super::upgrade::Switched;
 use crate::call::{Call, CallState, Fault, Messages};
 use crate::upstream::{InFlight, Lease};
 
+/// Where the body of a request comes from.
+enum Inner {
+    Nothing,
+    Stream(Incoming),
+    /// Kept, so that it can be sent again.
+    Kept(Replayed),
+}
+
 /// The body of a request on its way to an endpoint.
 pub(crate) struct RequestBody {
-    inner: Option<Incoming>,
+    inner: Inner,
     state: Rc<CallState>,
     messages: Messages,
 }
@@ -27,21 +41,49 @@ impl RequestBody {
     /// Wraps the body that a client sends.
     pub(crate) fn new(inner: Incoming, state: Rc<CallState>, grpc: bool) -> Self {
         Self {
-            inner: Some(inner),
+            inner: Inner::Stream(inner),
             state,
             messages: Messages::new(grpc),
         }
     }
 
     /// Returns the connection of the HTTP/1 client this comes from.
-    pub(crate) fn client(&self) -> Option<&Rc<Wire>> {
-        self.inner.as_ref().and_then(Incoming::client)
+    pub(crate) fn client(&self) -> Option<Rc<Wire>> {
+        match &self.inner {
+            Inner::Nothing => None,
+            Inner::Stream(stream) => stream.client().cloned(),
+            Inner::Kept(kept) => kept.source(|stream| stream.client().cloned()),
+        }
+    }
+
+    /// Keeps up to `bytes_max` of a body that has not been read, so that it can be sent again.
+    pub(super) fn keep(&mut self, bytes_max: usize) -> Option<Rc<Replay>> {
+        match std::mem::replace(&mut self.inner, Inner::Nothing) {
+            Inner::Stream(stream) => {
+                let replay = Replay::new(stream, bytes_max);
+                self.inner = Inner::Kept(replay.begin());
+                Some(replay)
+            }
+            other => {
+                self.inner = other;
+                None
+            }
+        }
+    }
+
+    /// Returns the same body once more.
+    pub(super) fn again(replay: &Rc<Replay>, state: Rc<CallState>, grpc: bool) -> Self {
+        Self {
+            inner: Inner::Kept(replay.begin()),
+            state,
+            messages: Messages::new(grpc),
+        }
     }
 
     /// Returns an empty body.
     pub(crate) fn empty(state: Rc<CallState>) -> Self {
         Self {
-            inner: None,
+            inner: Inner::Nothing,
             state,
             messages: Messages::default(),
         }
@@ -57,14 +99,21 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
         let this = &mut *self;
-        let Some(inner) = &mut this.inner else {
-            return Poll::Ready(None);
+        let (is_new, mut frame) = match &mut this.inner {
+            Inner::Nothing => return Poll::Ready(None),
+            Inner::Stream(stream) => (true, ready!(Pin::new(stream).poll_frame(cx))),
+            Inner::Kept(kept) => match ready!(kept.poll_frame(cx)) {
+                Some((is_new, frame)) => (is_new, Some(frame)),
+                None => (false, None),
+            },
         };
-        let mut frame = ready!(Pin::new(inner).poll_frame(cx));
         match &mut frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
-                    this.state.sent(data.len(), this.messages.count(data));
+                    // What is sent again was counted before.
+                    if is_new {
+                        this.state.sent(data.len(), this.messages.count(data));
+                    }
                 } else if let Some(trailers) = frame.trailers_mut() {
                     head::strip_trailers(trailers);
                 }
@@ -76,13 +125,19 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        match &self.inner {
+            Inner::Nothing => true,
+            Inner::Stream(stream) => stream.is_end_stream(),
+            Inner::Kept(kept) => kept.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner
-            .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        match &self.inner {
+            Inner::Nothing => SizeHint::with_exact(0),
+            Inner::Stream(stream) => stream.size_hint(),
+            Inner::Kept(kept) => kept.size_hint(),
+        }
     }
 }
 
@@ -120,7 +175,7 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Relayed(body) => body.inner.is_end_stream(),
+            Self::Relayed(body) => body.is_end_stream(),
             Self::Made(text) => text.is_none(),
             Self::Switched(_) => true,
         }
@@ -128,7 +183,7 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Relayed(body) => body.inner.size_hint(),
+            Self::Relayed(body) => body.size_hint(),
             Self::Made(text) => {
                 SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64))
             }
@@ -140,7 +195,11 @@ impl Body for ResponseBody {
 /// A response body from an endpoint, with the call it ends.
 pub(crate) struct Relayed {
     inner: Incoming,
+    /// What was read of it to decide about the response.
+    first: Option<Frame<Bytes>>,
     messages: Messages,
+    patience: Option<Box<Patience>>,
+    grpc: bool,
     /// Taken when the call has ended.
     rest: Option<Rest>,
 }
@@ -148,35 +207,31 @@ pub(crate) struct Relayed {
 struct Rest {
     call: Call,
     lease: Lease,
-    _in_flight: InFlight,
+    in_flight: InFlight,
     side: Side,
     meshed: bool,
 }
 
 impl Relayed {
     /// Wraps a body. A call whose response has no body ends at once.
-    pub(crate) fn new(
-        inner: Incoming,
-        call: Call,
-        lease: Lease,
-        in_flight: InFlight,
-        meshed: bool,
-        grpc: bool,
-    ) -> Self {
+    pub(super) fn new(inner: Incoming, call: Call, answered: Kept, grpc: bool) -> Self {
         let side = call.note(|record| record.side);
         let rest = Rest {
             call,
-            lease,
-            _in_flight: in_flight,
+            lease: answered.lease,
+            in_flight: answered.in_flight,
             side,
-            meshed,
+            meshed: answered.meshed,
         };
         let mut this = Self {
             inner,
+            first: answered.first,
             messages: Messages::new(grpc),
+            patience: answered.patience,
+            grpc,
             rest: Some(rest),
         };
-        if this.inner.is_end_stream() {
+        if this.first.is_none() && this.inner.is_end_stream() {
             this.complete();
         }
         this
@@ -186,7 +241,20 @@ impl Relayed {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        let frame = match self.first.take() {
+            Some(first) => Some(Ok(first)),
+            None => match Pin::new(&mut self.inner).poll_frame(cx) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    let late = self.patience.as_mut().filter(|_| self.rest.is_some());
+                    let cause = match late {
+                        Some(patience) => ready!(patience.poll(cx)),
+                        None => return Poll::Pending,
+                    };
+                    return Poll::Ready(Some(self.too_late(cause)));
+                }
+            },
+        };
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(rest) = &self.rest {
@@ -208,9 +276,49 @@ impl Relayed {
         Poll::Ready(frame)
     }
 
+    /// Ends a response that takes too long: gRPC has a status for that, everything else can
+    /// only break off.
+    fn too_late(&mut self, cause: Cause) -> Result<Frame<Bytes>, StreamError> {
+        if let Some(mut rest) = self.rest.take() {
+            rest.in_flight.failed();
+            if self.grpc {
+                rest.call
+                    .note(|record| record.grpc_status = Some(reply::grpc_code(cause)));
+            }
+            rest.call
+                .blame(Fault::seen_from(rest.side, cause, rest.meshed));
+            rest.call.end();
+        }
+        if self.grpc {
+            return Ok(Frame::trailers(reply::grpc_trailers(cause)));
+        }
+        Err(io::Error::from(io::ErrorKind::TimedOut).into())
+    }
+
+    /// Says whether nothing follows: neither from the endpoint nor of what was read of it.
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && (self.rest.is_none() || self.inner.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.first {
+            None => self.inner.size_hint(),
+            Some(first) => {
+                let first = first.data_ref().map_or(0, |data| data.len() as u64);
+                let rest = self.inner.size_hint().exact();
+                rest.map_or_else(SizeHint::default, |rest| SizeHint::with_exact(rest + first))
+            }
+        }
+    }
+
     fn complete(&mut self) {
         if let Some(rest) = self.rest.take() {
             rest.lease.give_back();
+            if rest.call.looks_well() {
+                rest.in_flight.succeeded();
+            } else {
+                rest.in_flight.answered_badly();
+            }
             rest.call.end();
         }
     }
@@ -219,6 +327,9 @@ impl Relayed {
         if let Some(mut rest) = self.rest.take() {
             let client = rest.call.state().client_failure();
             let cause = client.unwrap_or_else(|| error.cause());
+            if client.is_none() {
+                rest.in_flight.failed();
+            }
             tracing::debug!(%error, %cause, "response broke off");
             rest.call
                 .blame(Fault::seen_from(rest.side, cause, rest.meshed));
@@ -230,7 +341,7 @@ impl Relayed {
 impl Drop for Relayed {
     fn drop(&mut self) {
         // Servers stop asking for frames when a body of known length is complete.
-        if self.inner.is_end_stream() {
+        if self.is_end_stream() {
             self.complete();
         }
     }

@@ -1,176 +1,480 @@
-//! Sends a request to an endpoint, and to another one if the first cannot be reached.
+//! Sends a request to an endpoint, and again or to another one where that is safe.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
-use http::header::HeaderValue;
+use bytes::Bytes;
+use http::header::{HOST, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Response};
-use http_body::Body as _;
+use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::BodyExt as _;
 use whodunit_model::Cause;
 use whodunit_model::record::{Protocol, Side, TlsState, Twin};
+use whodunit_model::route_rule::RequestHead;
 
-use super::body::RequestBody;
+use super::body::{RequestBody, grpc_status};
 use super::head;
+use super::patience::{Patience, grpc_timeout, grpc_timeout_text};
+use super::retry::{Next, Tries};
 use super::serve::Refusal;
 use super::stream::Incoming;
 use crate::call::{Call, Fault};
 use crate::limits::{self, Limit};
-use crate::upstream::{Endpoint, Failed, InFlight, Lease, Version};
-use crate::worker::Inlet;
+use crate::upstream::{Balancer, Endpoint, InFlight, Lease, Nowhere, Version};
+use crate::worker::{Inlet, Route};
 
-/// Most endpoints that are tried for one request.
+/// Most endpoints that are tried for one connection.
 const ENDPOINTS_MAX: usize = Limit::EndpointsTried.count();
 
-/// Most connections that may turn out to be closed before the request fails with them.
-const STALE_MAX: usize = 3;
+/// The time a gRPC client gives its call.
+const GRPC_TIMEOUT: &str = "grpc-timeout";
 
 /// The head of a response, and what it keeps in use.
 pub(crate) struct Answered {
     /// The response.
     pub(crate) response: Response<Incoming>,
-    /// Its connection.
-    pub(crate) lease: Lease,
     /// Where it came from.
     pub(crate) endpoint: Rc<Endpoint>,
-    /// Counts the request as in flight there.
-    pub(crate) in_flight: InFlight,
+    /// What lives until its end.
+    pub(super) kept: Kept,
 }
 
-/// Forwards a request and waits for the head of the response.
+/// What a response keeps in use until its end.
+pub(super) struct Kept {
+    /// Its connection.
+    pub(super) lease: Lease,
+    /// Counts the request as in flight to the endpoint.
+    pub(super) in_flight: InFlight,
+    /// What was read of the body already.
+    pub(super) first: Option<Frame<Bytes>>,
+    /// How long the end is waited for; none for ever.
+    pub(super) patience: Option<Box<Patience>>,
+    /// Whether a proxy of ours stands before the endpoint.
+    pub(super) meshed: bool,
+}
+
+/// What stays the same for all tries of one request.
+struct Forwarding<'a> {
+    inlet: &'a Inlet,
+    route: &'a Route,
+    balancer: &'a Balancer,
+    version: Version,
+    protocol: Protocol,
+    hops: u32,
+}
+
+/// Forwards a request and waits for the head of the response. `hops` is the number of
+/// proxies of ours that it has passed.
 pub(crate) async fn forward(
     inlet: &Inlet,
     call: &mut Call,
     request: Request<RequestBody>,
     upgrade: bool,
+    hops: u32,
 ) -> Result<Answered, Refusal> {
     let (mut parts, body) = request.into_parts();
+    let protocol = call.note(|record| record.protocol);
+    let route = route(inlet, call, &parts, protocol);
     head::strip_hop(&mut parts.headers, upgrade);
-    let version = match call.note(|record| record.protocol) {
+    let version = match protocol {
         Protocol::Http1 | Protocol::Tcp => Version::Http1,
         Protocol::Http2 | Protocol::Grpc => Version::Http2,
     };
-    inlet.balancer.wait().await;
-    let (endpoint, mut lease) = reach(inlet, call, version).await?;
-    let refusal = |cause, text: String| Refusal {
-        fault: Fault::seen_from(inlet.side(), cause, endpoint.meshed),
-        text,
+    let asked = parts.headers.get(GRPC_TIMEOUT).and_then(|timeout| {
+        let text = timeout.to_str().ok();
+        text.filter(|_| protocol == Protocol::Grpc)
+            .and_then(grpc_timeout)
+    });
+    let mut patience = Patience::new(call.state(), route.rule.timeouts, asked);
+    call.deadline(patience.deadline());
+    let balancer = match route.choose() {
+        None => &inlet.balancer,
+        Some(chosen) => {
+            call.decided("split", chosen.service());
+            chosen
+        }
     };
-    let in_flight = InFlight::begin(&endpoint);
-    head::retarget(&mut parts, endpoint.address)
-        .map_err(|why| refusal(Cause::BadRequestHead, why.to_owned()))?;
-    if inlet.side() == Side::Outbound {
-        introduce(inlet, call, &mut parts, endpoint.meshed);
-    }
-    let mut request = Request::from_parts(parts, body);
-    let mut resent = false;
-    for stale in 0.. {
-        let spare = if resent {
-            None
-        } else {
-            spare(call, &request, &lease)
-        };
-        let failed = match lease.send(request).await {
-            Ok(response) => {
-                return Ok(Answered {
-                    response,
-                    lease,
-                    endpoint,
-                    in_flight,
-                });
-            }
-            Err(failed) => failed,
-        };
-        let cause = failed.cause;
-        let seen = failed.request.is_none();
-        request = again(call, failed, spare, stale)
-            .map_err(|cause| refusal(cause, answer_text(&endpoint, cause)))?;
-        if seen {
-            resent = true;
-            // The endpoint may have begun with it, so this was a try of its own.
-            call.attempt_failed(Fault::seen_from(inlet.side(), cause, endpoint.meshed));
-            call.note(|record| record.attempts = record.attempts.saturating_add(1));
-        }
-        lease = Lease::acquire(&endpoint, version)
-            .await
-            .map_err(|cause| refusal(cause, answer_text(&endpoint, cause)))?;
-        call.note(|record| record.reused = lease.is_reused());
-    }
-    Err(refusal(
-        Cause::ClosedEarly,
-        answer_text(&endpoint, Cause::ClosedEarly),
-    ))
+    let forwarding = Forwarding {
+        inlet,
+        route: &route,
+        balancer,
+        version,
+        protocol,
+        hops,
+    };
+    let late = |cause| forwarding.refusal(cause, None);
+    patience.bound(balancer.wait()).await.map_err(late)?;
+    forwarding
+        .run(call, Request::from_parts(parts, body), patience)
+        .await
 }
 
-/// Chooses an endpoint and connects to it; tries others when that fails.
-async fn reach(
-    inlet: &Inlet,
-    call: &mut Call,
-    version: Version,
-) -> Result<(Rc<Endpoint>, Lease), Refusal> {
-    let mut tried: Vec<SocketAddr> = Vec::new();
-    let mut last: Option<(Rc<Endpoint>, Cause)> = None;
-    while tried.len() < ENDPOINTS_MAX {
-        let Some(endpoint) = inlet.balancer.pick(&inlet.worker.metrics, &tried) else {
-            break;
-        };
-        if let Some((before, cause)) = last.take() {
-            call.attempt_failed(Fault::seen_from(inlet.side(), cause, before.meshed));
-        }
-        note_endpoint(inlet, call, &endpoint);
-        if inlet.worker.is_own_outbound(endpoint.address) {
-            let fault = Fault::seen_from(inlet.side(), Cause::Loop, endpoint.meshed);
-            let text = format!("{} leads back into this proxy", endpoint.address);
-            return Err(Refusal { fault, text });
-        }
-        match Lease::acquire(&endpoint, version).await {
-            Ok(lease) => {
-                call.note(|record| {
-                    record.queue_us = call.state().age_us();
-                    record.reused = lease.is_reused();
-                    if inlet.side() == Side::Outbound {
-                        // Until the head of the response tells.
-                        if let Some(peer) = endpoint.connector.peer() {
-                            record.tls = TlsState::Mutual;
-                            record.peer_identity = peer.identity.clone();
+/// Returns what holds for a request, and records which rule says so.
+fn route(inlet: &Inlet, call: &Call, parts: &Parts, protocol: Protocol) -> Rc<Route> {
+    let host = || parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+    let authority = parts.uri.authority().map(|authority| authority.as_str());
+    let route = inlet.route(RequestHead {
+        host: authority.or_else(host).unwrap_or_default(),
+        method: parts.method.as_str(),
+        path: parts.uri.path(),
+        grpc: protocol == Protocol::Grpc,
+    });
+    if !route.name.is_empty() {
+        call.decided("rule", &route.name);
+    }
+    route
+}
+
+impl Forwarding<'_> {
+    async fn run(
+        &self,
+        call: &mut Call,
+        mut request: Request<RequestBody>,
+        mut patience: Patience,
+    ) -> Result<Answered, Refusal> {
+        let rules = &self.route.rule.retries;
+        let budget = self.balancer.budget();
+        budget.deposit(rules.budget);
+        let mut tries = Tries::new(&mut request, rules, self.version, self.protocol);
+        let mut counted = false;
+        loop {
+            patience.begin_try();
+            let reached = self.reach(call, &mut tries, counted);
+            let (endpoint, in_flight, mut lease) = match patience.bound(reached).await {
+                Ok(reached) => reached?,
+                Err(cause) => return Err(self.refusal(cause, None)),
+            };
+            self.prepare(call, &mut request, &endpoint, &patience)?;
+            if rules.attempts_max > 1 || self.version == Version::Http2 {
+                let (parts, body) = request.into_parts();
+                tries.keep_head(&parts, rules, self.version);
+                request = Request::from_parts(parts, body);
+            }
+            in_flight.sent();
+            let sent = patience.bound(lease.send(request)).await;
+            let (cause, next) = match sent {
+                Ok(Ok(response)) => {
+                    in_flight.answered();
+                    patience.head_came();
+                    let peeked = self.judge(call, response, &mut patience).await;
+                    match peeked {
+                        Judged::Fine(response, first) => {
+                            return Ok(Answered {
+                                response,
+                                kept: Kept {
+                                    lease,
+                                    in_flight,
+                                    first,
+                                    patience: patience.is_limited().then(|| Box::new(patience)),
+                                    meshed: endpoint.meshed,
+                                },
+                                endpoint,
+                            });
                         }
-                        record.twin = if endpoint.meshed {
-                            Twin::Unknown
-                        } else {
-                            Twin::No
-                        };
+                        Judged::Failing(response, first, cause) => {
+                            let next = tries.by_rule(call, rules, budget);
+                            if let Next::GiveUp(why) = next {
+                                note_give_up(call, why);
+                                call.unanswered();
+                                return Ok(Answered {
+                                    response,
+                                    kept: Kept {
+                                        lease,
+                                        in_flight,
+                                        first,
+                                        patience: patience.is_limited().then(|| Box::new(patience)),
+                                        meshed: endpoint.meshed,
+                                    },
+                                    endpoint,
+                                });
+                            }
+                            in_flight.answered_badly();
+                            (cause, next)
+                        }
+                        Judged::Late(cause) => {
+                            in_flight.failed();
+                            return Err(self.refusal(cause, Some(&endpoint)));
+                        }
                     }
-                });
-                return Ok((endpoint, lease));
-            }
-            Err(cause) => {
-                tracing::debug!(address = %endpoint.address, %cause, "cannot reach endpoint");
-                tried.push(endpoint.address);
-                if tried.len() == ENDPOINTS_MAX {
-                    limits::hit(Limit::EndpointsTried);
                 }
-                last = Some((endpoint, cause));
+                Ok(Err(failed)) => {
+                    if let Some(cause) = call.state().client_failure() {
+                        return Err(self.refusal(cause, Some(&endpoint)));
+                    }
+                    let cause = failed.cause;
+                    if failed.request.is_none() {
+                        in_flight.failed();
+                    }
+                    let reused = lease.is_reused();
+                    (
+                        cause,
+                        tries.after_failure(call, failed, reused, rules, budget),
+                    )
+                }
+                Err(cause) => {
+                    in_flight.failed();
+                    let next = if cause == Cause::ResponseHeadersTimeout && rules.on_cause(cause) {
+                        tries.by_rule(call, rules, budget)
+                    } else {
+                        Next::GiveUp(None)
+                    };
+                    (cause, next)
+                }
+            };
+            drop(lease);
+            match next {
+                Next::Unsent(again) => {
+                    counted = true;
+                    request = *again;
+                }
+                Next::Again(again) => {
+                    counted = false;
+                    // The endpoint may have begun with it, so this was a try of its own.
+                    call.attempt_failed(Fault::seen_from(
+                        self.inlet.side(),
+                        cause,
+                        endpoint.meshed,
+                    ));
+                    call.unanswered();
+                    tries.tried.push(endpoint.address);
+                    request = *again;
+                    let pause = tokio::time::sleep(tries.pause(self.balancer.below(256)));
+                    if let Err(cause) = patience.bound(pause).await {
+                        return Err(self.refusal(cause, Some(&endpoint)));
+                    }
+                }
+                Next::GiveUp(why) => {
+                    note_give_up(call, why);
+                    return Err(self.refusal(cause, Some(&endpoint)));
+                }
             }
         }
     }
-    Err(match last {
-        Some((endpoint, cause)) => Refusal {
-            fault: Fault::seen_from(inlet.side(), cause, endpoint.meshed),
-            text: answer_text(&endpoint, cause),
-        },
-        None => {
-            call.note(|record| record.dst = inlet.balancer.destination());
-            Refusal {
-                fault: Fault::seen_from(inlet.side(), Cause::NoEndpoints, false),
-                text: format!("service {} has no instance", inlet.service),
+
+    /// Chooses an endpoint and connects to it; tries others when that fails. `counted` says
+    /// that the present try was counted before, and only needs another connection.
+    async fn reach(
+        &self,
+        call: &Call,
+        tries: &mut Tries,
+        counted: bool,
+    ) -> Result<(Rc<Endpoint>, InFlight, Lease), Refusal> {
+        let began_us = call.state().age_us();
+        let waited_before = tries.failed > 0;
+        let mut unreachable: Vec<SocketAddr> = Vec::new();
+        let mut last: Option<(Rc<Endpoint>, Cause)> = None;
+        while unreachable.len() < ENDPOINTS_MAX {
+            let endpoint = match self.pick(tries, &unreachable) {
+                Ok(endpoint) => endpoint,
+                Err(nowhere) if last.is_none() => return Err(self.nowhere(call, nowhere)),
+                Err(_) => break,
+            };
+            if let Some((before, cause)) = last.take() {
+                let fault = Fault::seen_from(self.inlet.side(), cause, before.meshed);
+                call.attempt_failed(fault);
+                call.decided("rejected", &format!("{} {cause}", before.text));
+            }
+            let in_flight = InFlight::begin(&endpoint);
+            note_endpoint(
+                self.inlet,
+                call,
+                &endpoint,
+                !counted || !unreachable.is_empty(),
+            );
+            if self.inlet.leads_back(endpoint.address) {
+                let text = format!("{} leads back into this proxy", endpoint.address);
+                return Err(self.refusal_with(Cause::Loop, text, endpoint.meshed));
+            }
+            match Lease::acquire(&endpoint, self.version).await {
+                Ok(lease) => {
+                    call.note(|record| {
+                        let begin_us = if waited_before { began_us } else { 0 };
+                        record.queue_us = call.state().age_us() - begin_us;
+                        record.reused = lease.is_reused();
+                        if self.inlet.side() == Side::Outbound {
+                            if let Some(peer) = endpoint.connector.peer() {
+                                record.tls = TlsState::Mutual;
+                                record.peer_identity = peer.identity.clone();
+                            }
+                            // Until the head of the response tells.
+                            record.twin = if endpoint.meshed {
+                                Twin::Unknown
+                            } else {
+                                Twin::No
+                            };
+                        }
+                    });
+                    return Ok((endpoint, in_flight, lease));
+                }
+                Err(cause) => {
+                    tracing::debug!(address = %endpoint.address, %cause, "cannot reach endpoint");
+                    in_flight.unreachable(cause);
+                    unreachable.push(endpoint.address);
+                    if unreachable.len() == ENDPOINTS_MAX {
+                        limits::hit(Limit::EndpointsTried);
+                    }
+                    last = Some((endpoint, cause));
+                }
             }
         }
-    })
+        Err(match last {
+            Some((endpoint, cause)) => self.refusal(cause, Some(&endpoint)),
+            None => self.nowhere(call, Nowhere::Tried),
+        })
+    }
+
+    /// Chooses an endpoint that was not tried, else one that was only not unreachable.
+    fn pick(&self, tries: &Tries, unreachable: &[SocketAddr]) -> Result<Rc<Endpoint>, Nowhere> {
+        let metrics = &self.inlet.worker.metrics;
+        if tries.tried.is_empty() {
+            return self.balancer.pick(metrics, unreachable);
+        }
+        let avoided: Vec<SocketAddr> = tries.tried.iter().chain(unreachable).copied().collect();
+        self.balancer
+            .pick(metrics, &avoided)
+            .or_else(|_| self.balancer.pick(metrics, unreachable))
+    }
+
+    /// Writes the head as this endpoint is to get it.
+    fn prepare(
+        &self,
+        call: &Call,
+        request: &mut Request<RequestBody>,
+        endpoint: &Rc<Endpoint>,
+        patience: &Patience,
+    ) -> Result<(), Refusal> {
+        let (mut parts, body) = std::mem::replace(
+            request,
+            Request::new(RequestBody::empty(call.state().clone())),
+        )
+        .into_parts();
+        head::retarget(&mut parts, endpoint.address).map_err(|why| {
+            self.refusal_with(Cause::BadRequestHead, why.to_owned(), endpoint.meshed)
+        })?;
+        if self.inlet.side() == Side::Outbound {
+            introduce(self.inlet, call, &mut parts, endpoint.meshed, self.hops);
+        }
+        if let Some(left) = patience.left()
+            && parts.headers.contains_key(GRPC_TIMEOUT)
+        {
+            pass_on_timeout(&mut parts, left);
+        }
+        *request = Request::from_parts(parts, body);
+        Ok(())
+    }
+
+    /// Decides whether a response is good enough; reads the first frame of a gRPC response
+    /// where its status matters.
+    async fn judge(
+        &self,
+        call: &Call,
+        response: Response<Incoming>,
+        patience: &mut Patience,
+    ) -> Judged {
+        let rules = &self.route.rule.retries;
+        if rules.attempts_max < 2 {
+            return Judged::Fine(response, None);
+        }
+        let status = response.status().as_u16();
+        if rules.on_status(status) {
+            call.note(|record| record.status = status);
+            return Judged::Failing(response, None, Cause::AppHttp5xx);
+        }
+        if self.protocol != Protocol::Grpc || !rules.on_any_grpc() {
+            return Judged::Fine(response, None);
+        }
+        let failing = |code: Option<u8>| code.filter(|code| rules.on_grpc(*code));
+        if let Some(code) = failing(grpc_status(response.headers())) {
+            call.note(|record| (record.status, record.grpc_status) = (status, Some(code)));
+            return Judged::Failing(response, None, Cause::AppGrpcStatus);
+        }
+        if http_body::Body::is_end_stream(response.body()) {
+            return Judged::Fine(response, None);
+        }
+        let mut response = response;
+        let frame = match patience.bound(response.body_mut().frame()).await {
+            Ok(frame) => frame,
+            Err(cause) => return Judged::Late(cause),
+        };
+        let first = match frame {
+            Some(Ok(frame)) => frame,
+            None => return Judged::Fine(response, None),
+            Some(Err(error)) => return Judged::Late(error.cause()),
+        };
+        let code = first.trailers_ref().and_then(grpc_status);
+        if let Some(code) = failing(code) {
+            call.note(|record| (record.status, record.grpc_status) = (status, Some(code)));
+            return Judged::Failing(response, Some(first), Cause::AppGrpcStatus);
+        }
+        Judged::Fine(response, Some(first))
+    }
+
+    fn refusal(&self, cause: Cause, endpoint: Option<&Rc<Endpoint>>) -> Refusal {
+        let text = match endpoint {
+            Some(endpoint) => answer_text(endpoint, cause),
+            None => cause.explanation().to_owned(),
+        };
+        let meshed = endpoint.is_some_and(|endpoint| endpoint.meshed);
+        self.refusal_with(cause, text, meshed)
+    }
+
+    fn refusal_with(&self, cause: Cause, text: String, meshed: bool) -> Refusal {
+        Refusal {
+            fault: Fault::seen_from(self.inlet.side(), cause, meshed),
+            text,
+        }
+    }
+
+    /// Refuses a request for which there is no endpoint.
+    fn nowhere(&self, call: &Call, nowhere: Nowhere) -> Refusal {
+        let service = match self.balancer.service() {
+            "" => &*self.inlet.service,
+            service => service,
+        };
+        call.note(|record| record.dst = self.balancer.destination());
+        match nowhere {
+            Nowhere::Empty | Nowhere::Tried => {
+                let text = format!("service {service} has no instance");
+                self.refusal_with(Cause::NoEndpoints, text, false)
+            }
+            Nowhere::Dark => {
+                let text = format!("no instance of service {service} accepts connections");
+                self.refusal_with(Cause::FailFast, text, false)
+            }
+        }
+    }
 }
 
-fn note_endpoint(inlet: &Inlet, call: &Call, endpoint: &Rc<Endpoint>) {
+/// What is thought of a response.
+enum Judged {
+    /// It goes to the client, with what was read of it.
+    Fine(Response<Incoming>, Option<Frame<Bytes>>),
+    /// The rule says that another try may help.
+    Failing(Response<Incoming>, Option<Frame<Bytes>>, Cause),
+    /// It did not go on.
+    Late(Cause),
+}
+
+fn note_give_up(call: &Call, why: Option<&'static str>) {
+    if let Some(why) = why {
+        call.decided("not_retried", why);
+    }
+}
+
+fn pass_on_timeout(parts: &mut Parts, left: Duration) {
+    // Digits and a letter always are a header value.
+    if let Ok(value) = HeaderValue::from_str(&grpc_timeout_text(left)) {
+        parts.headers.insert(GRPC_TIMEOUT, value);
+    }
+}
+
+fn note_endpoint(inlet: &Inlet, call: &Call, endpoint: &Rc<Endpoint>, is_try: bool) {
     let (authority, client) = call.note(|record| {
-        record.attempts = record.attempts.saturating_add(1);
+        if is_try {
+            record.attempts = record.attempts.saturating_add(1);
+        }
         record.endpoint = endpoint.text.clone();
         if inlet.side() == Side::Outbound {
             record.dst = endpoint.party.clone();
@@ -187,8 +491,10 @@ fn note_endpoint(inlet: &Inlet, call: &Call, endpoint: &Rc<Endpoint>) {
 }
 
 /// Tells a peer's proxy which request this is and who sends it; nobody else.
-fn introduce(inlet: &Inlet, call: &Call, parts: &mut Parts, meshed: bool) {
+fn introduce(inlet: &Inlet, call: &Call, parts: &mut Parts, meshed: bool, hops: u32) {
     if !meshed {
+        // An earlier try may have gone to a peer.
+        head::strip_own(&mut parts.headers);
         return;
     }
     // An id is ASCII, so it always is a header value.
@@ -198,55 +504,9 @@ fn introduce(inlet: &Inlet, call: &Call, parts: &mut Parts, meshed: bool) {
     parts
         .headers
         .insert(head::FROM, inlet.worker.from_header.clone());
-}
-
-/// Returns a copy of a request that may be sent twice, if its connection might turn out to
-/// be closed: one without a body whose method changes nothing. HTTP/2 endpoints say what
-/// they did nothing with, so that there any request without a body is kept.
-fn spare(
-    call: &Call,
-    request: &Request<RequestBody>,
-    lease: &Lease,
-) -> Option<Request<RequestBody>> {
-    let kept = is_safe(request.method()) || matches!(lease, Lease::Http2(_));
-    if !lease.is_reused() || !kept || !request.body().is_end_stream() {
-        return None;
-    }
-    let mut copy = Request::new(RequestBody::empty(call.state().clone()));
-    copy.method_mut().clone_from(request.method());
-    copy.uri_mut().clone_from(request.uri());
-    *copy.version_mut() = request.version();
-    copy.headers_mut().clone_from(request.headers());
-    copy.extensions_mut().clone_from(request.extensions());
-    Some(copy)
-}
-
-/// Returns the request to send again, or the cause it failed with: again only if nothing
-/// of it was sent, or, once, if sending it twice does no harm and a used connection was
-/// closed.
-fn again(
-    call: &Call,
-    failed: Failed,
-    spare: Option<Request<RequestBody>>,
-    stale: usize,
-) -> Result<Request<RequestBody>, Cause> {
-    if let Some(cause) = call.state().client_failure() {
-        return Err(cause);
-    }
-    if stale >= STALE_MAX {
-        return Err(failed.cause);
-    }
-    let closed = matches!(failed.cause, Cause::ClosedEarly | Cause::Reset);
-    match failed.request {
-        Some(request) => Ok(*request),
-        None => spare
-            .filter(|spare| failed.unprocessed || (closed && is_safe(spare.method())))
-            .ok_or(failed.cause),
-    }
-}
-
-fn is_safe(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+    parts
+        .headers
+        .insert(head::HOPS, HeaderValue::from(hops + 1));
 }
 
 fn answer_text(endpoint: &Endpoint, cause: Cause) -> String {

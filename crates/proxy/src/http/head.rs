@@ -24,6 +24,13 @@ pub(crate) const CAUSE: HeaderName = HeaderName::from_static("whodunit-cause");
 /// Where the failure of such an answer began, from proxy to proxy.
 pub(crate) const ORIGIN: HeaderName = HeaderName::from_static("whodunit-origin");
 
+/// How many proxies of ours the request has passed, from proxy to proxy.
+pub(crate) const HOPS: HeaderName = HeaderName::from_static("whodunit-hops");
+
+/// Most proxies of ours that a request passes without an application between them: more are
+/// a loop.
+pub(crate) const HOPS_MAX: u32 = 8;
+
 /// Headers that concern one hop only, besides those that `connection` names.
 const HOP_BY_HOP: [HeaderName; 4] = [
     header::CONNECTION,
@@ -152,6 +159,8 @@ pub(crate) struct Claim {
     pub(crate) id: Option<RequestId>,
     /// The caller.
     pub(crate) from: Option<Party>,
+    /// How many proxies of ours it has passed.
+    pub(crate) hops: u32,
 }
 
 /// Takes our own headers out of a request, valid or not, those of responses included: no
@@ -160,18 +169,24 @@ pub(crate) fn take_claim(headers: &mut HeaderMap, worker: &Worker) -> Claim {
     let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
     let id = headers.remove(ID);
     let from = headers.remove(FROM);
+    let hops = headers.remove(HOPS);
+    let hops = hops
+        .as_ref()
+        .and_then(text)
+        .and_then(|hops| hops.parse().ok());
     strip_own(headers);
     let id = id.as_ref().and_then(text).and_then(|id| id.parse().ok());
     Claim {
         id,
         // Without a valid id the caller is not a proxy of ours.
         from: id.and_then(|_| worker.caller(from.as_ref()?.to_str().ok()?)),
+        hops: hops.unwrap_or(0),
     }
 }
 
 /// Removes every header of ours from what goes to an application.
 pub(crate) fn strip_own(headers: &mut HeaderMap) {
-    for name in [ID, FROM, TWIN, CAUSE, ORIGIN] {
+    for name in [ID, FROM, HOPS, TWIN, CAUSE, ORIGIN] {
         headers.remove(name);
     }
 }

@@ -21,12 +21,32 @@ const fn statuses(cause: Cause) -> (StatusCode, u8) {
         | Cause::CircuitOpen
         | Cause::Shutdown => (StatusCode::SERVICE_UNAVAILABLE, 14),
         Cause::ConnectTimeout => (StatusCode::GATEWAY_TIMEOUT, 14),
-        Cause::RequestTimeout | Cause::ResponseHeadersTimeout | Cause::ResponseStreamTimeout => {
-            (StatusCode::GATEWAY_TIMEOUT, 4)
-        }
-        Cause::BadResponseHead | Cause::Loop | Cause::Unknown => (StatusCode::BAD_GATEWAY, 13),
+        Cause::RequestTimeout
+        | Cause::ResponseHeadersTimeout
+        | Cause::ResponseStreamTimeout
+        | Cause::IdleTimeout => (StatusCode::GATEWAY_TIMEOUT, 4),
+        Cause::Loop => (StatusCode::LOOP_DETECTED, 13),
+        Cause::BadResponseHead | Cause::Unknown => (StatusCode::BAD_GATEWAY, 13),
         _ => (StatusCode::BAD_GATEWAY, 14),
     }
+}
+
+/// Returns the gRPC status that a proxy answers for a fault.
+pub(super) const fn grpc_code(cause: Cause) -> u8 {
+    statuses(cause).1
+}
+
+/// Returns the trailers that end a gRPC response which cannot go on.
+pub(super) fn grpc_trailers(cause: Cause) -> http::HeaderMap {
+    let mut trailers = http::HeaderMap::with_capacity(3);
+    trailers.insert(
+        "grpc-status",
+        HeaderValue::from(u16::from(grpc_code(cause))),
+    );
+    let message = HeaderValue::from_static(cause.explanation());
+    trailers.insert("grpc-message", message);
+    trailers.insert(CAUSE, HeaderValue::from_static(cause.name()));
+    trailers
 }
 
 /// An answer, and what of it goes into the record.

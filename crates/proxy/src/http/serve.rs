@@ -30,6 +30,7 @@ pub(crate) async fn serve(
     let (mut parts, body) = request.into_parts();
     let claim = connection.proven(head::take_claim(&mut parts.headers, &inlet.worker));
     let to_twin = inlet.side() == Side::Inbound && claim.id.is_some();
+    let hops = claim.hops;
     let mut call = begin(&connection, &parts, claim);
     let grpc = call.note(|record| record.protocol == Protocol::Grpc);
     let police = || {
@@ -37,12 +38,12 @@ pub(crate) async fn serve(
             .guard
             .judge(&inlet.worker, connection.peer, &call, &parts)
     };
-    let result = match admit(inlet, &parts).and_then(|()| police()) {
+    let result = match admit(inlet, &parts, hops).and_then(|()| police()) {
         Ok(()) => {
             let upgrade = head::wants_upgrade(&parts);
             let body = RequestBody::new(body, call.state().clone(), grpc);
             let request = Request::from_parts(parts, body);
-            match forward::forward(inlet, &mut call, request, upgrade).await {
+            match forward::forward(inlet, &mut call, request, upgrade, hops).await {
                 Ok(answered) => return Ok(answer(inlet, call, answered, upgrade, to_twin)),
                 Err(refusal) => refusal,
             }
@@ -92,12 +93,18 @@ fn begin(connection: &Rc<Connection>, parts: &Parts, claim: Claim) -> Call {
 }
 
 /// Refuses what must not go on.
-fn admit(inlet: &Inlet, parts: &Parts) -> Result<(), Refusal> {
+fn admit(inlet: &Inlet, parts: &Parts, hops: u32) -> Result<(), Refusal> {
     let fault = |cause| Fault::seen_from(inlet.side(), cause, false);
     if let Err(why) = head::check(parts) {
         return Err(Refusal {
             fault: fault(Cause::BadRequestHead),
             text: why.to_owned(),
+        });
+    }
+    if hops > head::HOPS_MAX {
+        return Err(Refusal {
+            fault: fault(Cause::Loop),
+            text: format!("the request has passed {hops} proxies: it runs in a loop"),
         });
     }
     if inlet.worker.is_overloaded() {
@@ -148,9 +155,8 @@ fn answer(
 ) -> Response<ResponseBody> {
     let Answered {
         response,
-        lease,
         endpoint,
-        in_flight,
+        kept,
     } = answered;
     let (mut parts, body) = response.into_parts();
     let agreed = parts.status == http::StatusCode::SWITCHING_PROTOCOLS;
@@ -165,13 +171,13 @@ fn answer(
         parts.version = http::Version::HTTP_11;
     }
     if agreed {
-        let upstream = if wish { lease.into_io() } else { None };
+        let upstream = if wish { kept.lease.into_io() } else { None };
         return match upstream {
             Some(upstream) => {
                 let switched = Switched {
                     upstream,
                     call,
-                    _in_flight: in_flight,
+                    _in_flight: kept.in_flight,
                     meshed: endpoint.meshed,
                 };
                 Response::from_parts(parts, ResponseBody::Switched(Box::new(switched)))
@@ -184,7 +190,7 @@ fn answer(
         };
     }
     let grpc = call.note(|record| record.protocol == Protocol::Grpc);
-    let body = Relayed::new(body, call, lease, in_flight, endpoint.meshed, grpc);
+    let body = Relayed::new(body, call, kept, grpc);
     Response::from_parts(parts, ResponseBody::Relayed(Box::new(body)))
 }
 

@@ -1,6 +1,6 @@
-//! Chooses an endpoint: the less busy one of two random ones.
+//! Chooses an endpoint: the cheaper one of two random ones.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,15 +9,22 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use whodunit_model::Party;
 use whodunit_model::record::Side;
+use whodunit_model::route_rule::RetryBudget;
 use whodunit_model::topology::ServiceName;
 use whodunit_wire::destination::Destination;
 
+use super::budget::Budget;
+use super::health::Crowd;
 use super::{Connector, Endpoint, Mesh};
 use crate::limits::{self, Limit};
 use crate::metrics::{Labels, Metrics};
 
 /// How long a request waits for the first answer of discovery.
 const DISCOVERY_WAIT: Duration = Limit::DiscoveryTime.time();
+
+/// Costs that differ by less than this factor are equal: with small differences the number
+/// of requests in flight and chance decide, so that no endpoint starves for a microsecond.
+const EQUAL: f64 = 1.5;
 
 /// What discovery says about a service.
 #[derive(Clone, Debug, Default)]
@@ -28,12 +35,24 @@ pub(crate) struct Known {
     pub(crate) destination: Destination,
 }
 
+/// Why no endpoint was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Nowhere {
+    /// The service has none.
+    Empty,
+    /// All of them were tried.
+    Tried,
+    /// None of those that were not tried accepts connections.
+    Dark,
+}
+
 /// Where the requests of a listener go, on one thread.
 pub(crate) struct Balancer {
     discovery: Option<RefCell<watch::Receiver<Known>>>,
     service: Option<ServiceName>,
     endpoints: RefCell<Rc<[Rc<Endpoint>]>>,
-    random: Cell<u64>,
+    crowd: Rc<Crowd>,
+    budget: Budget,
     own: Labels,
     mesh: Mesh,
 }
@@ -41,11 +60,15 @@ pub(crate) struct Balancer {
 impl Balancer {
     /// Returns a balancer with one endpoint that never changes.
     pub(crate) fn fixed(endpoint: Endpoint) -> Self {
+        let crowd = Crowd::new(1);
+        let endpoint = Rc::new(endpoint.among(&crowd, None));
+        crowd.set_total(1);
         Self {
             discovery: None,
             service: None,
-            endpoints: RefCell::new(Rc::new([Rc::new(endpoint)])),
-            random: Cell::new(1),
+            endpoints: RefCell::new(Rc::new([endpoint])),
+            crowd,
+            budget: budget(),
             own: Labels::default(),
             mesh: Mesh::default(),
         }
@@ -57,7 +80,8 @@ impl Balancer {
             discovery: None,
             service: None,
             endpoints: RefCell::new(Rc::new([])),
-            random: Cell::new(1),
+            crowd: Crowd::new(1),
+            budget: budget(),
             own: Labels::default(),
             mesh: Mesh::default(),
         }
@@ -76,7 +100,8 @@ impl Balancer {
             discovery: Some(RefCell::new(discovery)),
             service: Some(service),
             endpoints: RefCell::new(Rc::new([])),
-            random: Cell::new(seed | 1),
+            crowd: Crowd::new(seed),
+            budget: budget(),
             own,
             mesh,
         }
@@ -98,6 +123,11 @@ impl Balancer {
         }
     }
 
+    /// Returns the name of the service, empty where there is none.
+    pub(crate) fn service(&self) -> &str {
+        self.service.as_ref().map_or("", |service| &service.name)
+    }
+
     /// Returns the workload that answers for the service, empty if not known.
     pub(crate) fn destination(&self) -> Party {
         let Some(discovery) = &self.discovery else {
@@ -112,31 +142,63 @@ impl Balancer {
         }
     }
 
-    /// Chooses an endpoint that is not among `tried`; none if there is no other.
-    pub(crate) fn pick(&self, metrics: &Metrics, tried: &[SocketAddr]) -> Option<Rc<Endpoint>> {
+    /// Chooses an endpoint that is not among `tried`. Allocates nothing.
+    ///
+    /// An endpoint that is out and due gets one request to probe it; otherwise it is used only
+    /// when all others were tried.
+    ///
+    /// # Errors
+    /// When there is none to choose.
+    pub(crate) fn pick(
+        &self,
+        metrics: &Metrics,
+        tried: &[SocketAddr],
+    ) -> Result<Rc<Endpoint>, Nowhere> {
         self.refresh(metrics);
         let endpoints = self.endpoints.borrow();
-        if endpoints.len() == 1 || !tried.is_empty() {
-            let left = endpoints
-                .iter()
-                .filter(|endpoint| !tried.contains(&endpoint.address));
-            return left.min_by_key(|endpoint| endpoint.load()).cloned();
-        }
+        let now = Instant::now();
         if endpoints.is_empty() {
-            return None;
+            return Err(Nowhere::Empty);
         }
-        let first = self.below(endpoints.len());
-        // Another one than the first, each with the same chance.
-        let second = (first + 1 + self.below(endpoints.len() - 1)) % endpoints.len();
-        let (first, second) = (&endpoints[first], &endpoints[second]);
-        Some(
-            if second.load() < first.load() {
-                second
-            } else {
-                first
+        let untried = |endpoint: &&Rc<Endpoint>| !tried.contains(&endpoint.address);
+        if self.crowd.out() > 0 {
+            let due = |endpoint: &&Rc<Endpoint>| endpoint.health.is_due(now);
+            if let Some(probed) = endpoints.iter().filter(untried).find(due) {
+                return Ok(probed.clone());
             }
-            .clone(),
-        )
+        }
+        let lit = |endpoint: &&Rc<Endpoint>| untried(endpoint) && !endpoint.health.is_dark(now);
+        let healthy = |endpoint: &&Rc<Endpoint>| lit(endpoint) && endpoint.health.is_in();
+        if let Some(chosen) = self.cheaper_of_two(&endpoints, healthy, now) {
+            return Ok(chosen.clone());
+        }
+        if let Some(chosen) = self.cheaper_of_two(&endpoints, lit, now) {
+            return Ok(chosen.clone());
+        }
+        Err(if endpoints.iter().any(|endpoint| untried(&endpoint)) {
+            Nowhere::Dark
+        } else {
+            Nowhere::Tried
+        })
+    }
+
+    fn cheaper_of_two<'a>(
+        &self,
+        endpoints: &'a [Rc<Endpoint>],
+        usable: impl Fn(&&'a Rc<Endpoint>) -> bool,
+        now: Instant,
+    ) -> Option<&'a Rc<Endpoint>> {
+        let count = endpoints.iter().filter(&usable).count();
+        let nth = |n: usize| endpoints.iter().filter(&usable).nth(n);
+        if count < 2 {
+            return nth(0);
+        }
+        let first = self.crowd.below(count);
+        // Another one than the first, each with the same chance.
+        let second = (first + 1 + self.crowd.below(count - 1)) % count;
+        let (first, second) = (nth(first)?, nth(second)?);
+        let (cost, other) = (first.cost(now), second.cost(now));
+        Some(if other * EQUAL < cost { second } else { first })
     }
 
     /// Closes idle connections.
@@ -146,18 +208,30 @@ impl Balancer {
         }
     }
 
-    /// Returns a random number below `bound` (xorshift64: fast, and good enough to balance).
-    fn below(&self, bound: usize) -> usize {
-        let mut x = self.random.get();
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        self.random.set(x);
-        usize::try_from((x >> 32) % bound.max(1) as u64).unwrap_or(0)
+    /// Returns how many endpoints there are, how many of them are out, and how often one was
+    /// taken out.
+    #[cfg(test)]
+    fn health(&self) -> (usize, usize, u64) {
+        let crowd = &self.crowd;
+        (
+            self.endpoints.borrow().len(),
+            crowd.out(),
+            crowd.ejections(),
+        )
+    }
+
+    /// Returns the allowance for retries.
+    pub(crate) const fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Returns a random number below `bound`.
+    pub(crate) fn below(&self, bound: usize) -> usize {
+        self.crowd.below(bound)
     }
 
     /// Takes over what discovery said since the last time; endpoints that stay keep their
-    /// connections.
+    /// connections, and those that are gone finish what they have.
     fn refresh(&self, metrics: &Metrics) {
         let Some(discovery) = &self.discovery else {
             return;
@@ -169,6 +243,10 @@ impl Balancer {
         }
         let known = discovery.borrow_and_update();
         let before = self.endpoints.borrow().clone();
+        let now = Instant::now();
+        // A new endpoint is taken for one like the slowest of the others.
+        let like_us = before.iter().map(|endpoint| endpoint.estimate_us(now));
+        let like_us = like_us.reduce(f64::max);
         let namespace: Arc<str> = known.destination.namespace.as_str().into();
         let workload: Arc<str> = known.destination.workload.as_str().into();
         let after = known.destination.endpoints.iter().map(|endpoint| {
@@ -186,10 +264,24 @@ impl Balancer {
             });
             match same {
                 Some(same) => same.clone(),
-                None => Rc::new(self.endpoint(metrics, endpoint, party)),
+                None => {
+                    let new = self.endpoint(metrics, endpoint, party);
+                    Rc::new(new.among(&self.crowd, like_us))
+                }
             }
         });
-        let after = after.collect();
+        let after: Rc<[Rc<Endpoint>]> = after.collect();
+        self.crowd.set_total(after.len());
+        for gone in before.iter() {
+            if !after.iter().any(|left| Rc::ptr_eq(left, gone)) {
+                gone.health.readmit();
+            }
+        }
+        for endpoint in after.iter() {
+            if self.crowd.is_too_small() {
+                endpoint.health.readmit();
+            }
+        }
         *self.endpoints.borrow_mut() = after;
     }
 
@@ -199,14 +291,17 @@ impl Balancer {
         known: &whodunit_model::Endpoint,
         party: Party,
     ) -> Endpoint {
-        let service = self.service.as_ref().map_or("", |service| &service.name);
         let peer = self.mesh.peer(&known.identity, &known.server_name);
         let tls = self.mesh.labels(peer.as_ref(), known.meshed);
-        let labels = destination_labels(&self.own, known.address, &party, service, &tls);
+        let labels = destination_labels(&self.own, known.address, &party, self.service(), &tls);
         let transport = metrics.transport(&labels.clone().with("peer", "dst").text());
         let connector = Connector::new(known.address, transport, peer, &self.mesh);
         Endpoint::new(connector, party, known.meshed, labels.text().into())
     }
+}
+
+fn budget() -> Budget {
+    Budget::new(RetryBudget::default(), Instant::now())
 }
 
 /// Returns the labels of outbound requests to an endpoint.
@@ -283,16 +378,24 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_less_busy_of_two_is_chosen_and_updates_keep_endpoints() {
-        let metrics = Metrics::new(&Labels::default(), 1);
-        let (sender, receiver) = watch::channel(known(&[1, 2]));
+    fn balancer(ports: &[u16], seed: u64) -> (watch::Sender<Known>, Balancer, Metrics) {
+        let (sender, receiver) = watch::channel(known(ports));
         let service = ServiceName {
             namespace: "n".to_owned(),
             name: "s".to_owned(),
         };
         let balancer =
-            Balancer::discovered(service, receiver, Labels::default(), 42, Mesh::default());
+            Balancer::discovered(service, receiver, Labels::default(), seed, Mesh::default());
+        (sender, balancer, Metrics::new(&Labels::default(), 1))
+    }
+
+    fn at(port: u16) -> SocketAddr {
+        ([127, 0, 0, 1], port).into()
+    }
+
+    #[test]
+    fn the_less_busy_of_two_is_chosen_and_updates_keep_endpoints() {
+        let (sender, balancer, metrics) = balancer(&[1, 2], 42);
         let busy = balancer.pick(&metrics, &[]).unwrap();
         let _work = InFlight::begin(&busy);
         for _ in 0..20 {
@@ -300,35 +403,84 @@ mod tests {
             assert_ne!(picked.address, busy.address);
         }
         sender.send_replace(known(&[busy.address.port(), 3]));
-        let left = balancer
-            .pick(&metrics, &[([127, 0, 0, 1], 3).into()])
-            .unwrap();
+        let left = balancer.pick(&metrics, &[at(3)]).unwrap();
         assert!(
             Rc::ptr_eq(&left, &busy),
             "connections of an endpoint that stays are kept"
         );
         sender.send_replace(known(&[]));
-        assert!(balancer.pick(&metrics, &[]).is_none());
+        assert_eq!(balancer.pick(&metrics, &[]).err(), Some(Nowhere::Empty));
+    }
+
+    fn counts(balancer: &Balancer, metrics: &Metrics, rounds: usize) -> [i32; 3] {
+        let mut counts = [0; 3];
+        for _ in 0..rounds {
+            let picked = balancer.pick(metrics, &[]).unwrap();
+            counts[usize::from(picked.address.port()) - 1] += 1;
+        }
+        counts
     }
 
     #[test]
     fn load_spreads_over_all() {
-        let metrics = Metrics::new(&Labels::default(), 1);
-        let (_sender, receiver) = watch::channel(known(&[1, 2, 3]));
-        let service = ServiceName {
-            namespace: "n".to_owned(),
-            name: "s".to_owned(),
-        };
-        let balancer =
-            Balancer::discovered(service, receiver, Labels::default(), 7, Mesh::default());
-        let mut counts = [0; 3];
-        for _ in 0..3_000 {
-            let picked = balancer.pick(&metrics, &[]).unwrap();
-            counts[usize::from(picked.address.port()) - 1] += 1;
-        }
+        let (_sender, balancer, metrics) = balancer(&[1, 2, 3], 7);
+        let counts = counts(&balancer, &metrics, 3_000);
         assert!(
             counts.iter().all(|count| (800..1_200).contains(count)),
             "{counts:?}"
+        );
+    }
+
+    #[test]
+    fn a_slow_endpoint_gets_less() {
+        let (_sender, balancer, metrics) = balancer(&[1, 2, 3], 7);
+        let slow = balancer.pick(&metrics, &[at(2), at(3)]).unwrap();
+        let work = InFlight::begin(&slow);
+        // A failure counts as slow.
+        work.failed();
+        drop(work);
+        for _ in 0..200 {
+            for port in [2, 3] {
+                let others = [at(1), at(5 - port)];
+                let work = InFlight::begin(&balancer.pick(&metrics, &others).unwrap());
+                work.answered();
+            }
+        }
+        let counts = counts(&balancer, &metrics, 3_000);
+        assert_eq!(counts[0], 0, "{counts:?}");
+        assert!(counts[1] > 1_000 && counts[2] > 1_000, "{counts:?}");
+    }
+
+    #[test]
+    fn an_endpoint_that_refuses_is_out_until_a_probe_says_otherwise() {
+        use whodunit_model::Cause;
+        let (sender, balancer, metrics) = balancer(&[1, 2, 3], 9);
+        let bad = balancer.pick(&metrics, &[at(2), at(3)]).unwrap();
+        InFlight::begin(&bad).unreachable(Cause::ConnectRefused);
+        assert_eq!(balancer.health(), (3, 1, 1));
+        let found = counts(&balancer, &metrics, 300);
+        assert_eq!(found[0], 0, "{found:?}");
+        let last = balancer.pick(&metrics, &[at(2), at(3)]).unwrap();
+        assert!(Rc::ptr_eq(&last, &bad), "better than none");
+        sender.send_replace(known(&[1]));
+        balancer.pick(&metrics, &[]).unwrap();
+        assert_eq!(balancer.health(), (1, 0, 1), "at most half are out");
+    }
+
+    #[test]
+    fn nobody_waits_when_no_endpoint_accepts() {
+        use whodunit_model::Cause;
+        let (_sender, balancer, metrics) = balancer(&[1, 2], 9);
+        for endpoint in [&[at(1)], &[at(2)]] {
+            let endpoint = balancer.pick(&metrics, endpoint).unwrap();
+            for _ in 0..3 {
+                InFlight::begin(&endpoint).unreachable(Cause::ConnectTimeout);
+            }
+        }
+        assert_eq!(balancer.pick(&metrics, &[]).err(), Some(Nowhere::Dark));
+        assert_eq!(
+            balancer.pick(&metrics, &[at(1), at(2)]).err(),
+            Some(Nowhere::Tried)
         );
     }
 }

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use whodunit_model::record::Side;
 use whodunit_model::{Cause, Party};
@@ -13,7 +13,13 @@ use crate::metrics::{Labels, Metrics, Scope, ScopeKey, Transport};
 use crate::net::{self, Io};
 use crate::stats::IdentityStats;
 use crate::tls::{self, Peer};
+use crate::upstream::health::{Crowd, Health};
+use crate::upstream::latency::PeakEwma;
 use crate::upstream::{http1, http2, plain_labels};
+
+/// What a failure counts as at least when endpoints are compared: one that fails at once must
+/// not look like the fastest.
+const FAILED_AS: Duration = Duration::from_millis(250);
 
 /// Most authorities whose scope is remembered per endpoint; later ones take the slow way.
 const SCOPES_MAX: usize = 16;
@@ -120,6 +126,8 @@ pub(crate) struct Endpoint {
     labels: Arc<str>,
     scopes: RefCell<Vec<(Arc<str>, Rc<Scope>)>>,
     in_flight: Cell<u32>,
+    latency: PeakEwma,
+    pub(super) health: Health,
     pub(super) http1: http1::Pool,
     pub(super) http2: http2::Pool,
 }
@@ -136,9 +144,18 @@ impl Endpoint {
             labels,
             scopes: RefCell::default(),
             in_flight: Cell::new(0),
+            latency: PeakEwma::new(None, Instant::now()),
+            health: Health::new(Rc::default()),
             http1: http1::Pool::default(),
             http2: http2::Pool::default(),
         }
+    }
+
+    /// Makes it one of several endpoints, which take about `like_us` to answer.
+    pub(super) fn among(mut self, crowd: &Rc<Crowd>, like_us: Option<f64>) -> Self {
+        self.latency = PeakEwma::new(like_us, Instant::now());
+        self.health = Health::new(crowd.clone());
+        self
     }
 
     /// Returns the scope of requests to this endpoint with this authority.
@@ -158,9 +175,14 @@ impl Endpoint {
         scope
     }
 
-    /// Returns the requests in flight to it, which is what balancing goes by.
-    pub(crate) fn load(&self) -> u32 {
-        self.in_flight.get()
+    /// Returns what one more request would cost here: what balancing goes by.
+    pub(super) fn cost(&self, now: Instant) -> f64 {
+        self.latency.cost(self.in_flight.get(), now)
+    }
+
+    /// Returns how long it takes to answer, as far as that is known.
+    pub(super) fn estimate_us(&self, now: Instant) -> f64 {
+        self.latency.estimate_us(now)
     }
 
     /// Closes connections that were idle for too long.
@@ -170,19 +192,87 @@ impl Endpoint {
     }
 }
 
-/// Counts one request as in flight to an endpoint while it lives.
-pub(crate) struct InFlight(Rc<Endpoint>);
+/// Counts one request as in flight to an endpoint while it lives, and tells the endpoint's
+/// health how it went. A request that ends without telling counts neither way.
+pub(crate) struct InFlight {
+    endpoint: Rc<Endpoint>,
+    probe: bool,
+    sent: Cell<Instant>,
+    told: Cell<bool>,
+}
 
 impl InFlight {
     /// Begins to count.
     pub(crate) fn begin(endpoint: &Rc<Endpoint>) -> Self {
         endpoint.in_flight.set(endpoint.in_flight.get() + 1);
-        Self(endpoint.clone())
+        let now = Instant::now();
+        Self {
+            probe: endpoint.health.choose(now),
+            endpoint: endpoint.clone(),
+            sent: Cell::new(now),
+            told: Cell::new(false),
+        }
+    }
+
+    /// Notes that there is a connection, and that the request goes out now.
+    pub(crate) fn sent(&self) {
+        self.endpoint.health.connected();
+        self.sent.set(Instant::now());
+    }
+
+    /// Notes that there is no connection.
+    pub(crate) fn unreachable(&self, cause: Cause) {
+        let now = Instant::now();
+        let late = cause == Cause::ConnectTimeout;
+        self.endpoint.health.unreachable(late, now);
+        self.slow(now);
+        self.told.set(true);
+    }
+
+    /// Notes the head of a response; whether it is a good one, its end tells.
+    pub(crate) fn answered(&self) {
+        let now = Instant::now();
+        let sent = self.sent.get();
+        let latency = now.saturating_duration_since(sent);
+        self.endpoint.latency.observe(latency, now);
+    }
+
+    /// Notes that the endpoint answered well.
+    pub(crate) fn succeeded(&self) {
+        if !self.told.replace(true) {
+            self.endpoint.health.succeeded();
+        }
+    }
+
+    /// Notes that the endpoint answered with a failure of its own.
+    pub(crate) fn answered_badly(&self) {
+        if !self.told.replace(true) {
+            self.endpoint.health.failed(Instant::now());
+        }
+    }
+
+    /// Notes that the endpoint did not answer, or not to the end.
+    pub(crate) fn failed(&self) {
+        if !self.told.replace(true) {
+            let now = Instant::now();
+            self.endpoint.health.failed(now);
+            self.slow(now);
+        }
+    }
+
+    /// Counts a failure as a slow answer.
+    fn slow(&self, now: Instant) {
+        let took = now.saturating_duration_since(self.sent.get());
+        self.endpoint.latency.observe(took.max(FAILED_AS), now);
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.set(self.0.in_flight.get() - 1);
+        let endpoint = &self.endpoint;
+        endpoint.in_flight.set(endpoint.in_flight.get() - 1);
+        if self.probe && !self.told.get() {
+            endpoint.health.probe_abandoned(Instant::now());
+        }
     }
 }

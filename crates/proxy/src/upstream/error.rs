@@ -3,6 +3,7 @@
 use std::io;
 
 use http::Request;
+use http::request::Parts;
 use whodunit_model::Cause;
 
 use crate::http::RequestBody;
@@ -13,6 +14,8 @@ pub(crate) struct Failed {
     pub(crate) cause: Cause,
     /// The request, if not a byte of it was sent.
     pub(crate) request: Option<Box<Request<RequestBody>>>,
+    /// The head, if it was sent and the connection kept it.
+    pub(crate) parts: Option<Box<Parts>>,
     /// Whether the endpoint surely did nothing with it: any request may be sent again.
     pub(crate) unprocessed: bool,
 }

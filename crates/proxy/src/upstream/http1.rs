@@ -85,7 +85,7 @@ impl Lease {
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, Failed> {
         let (parts, body) = request.into_parts();
-        let client = body.client().cloned();
+        let client = body.client();
         let mut kept = Some(body);
         self.exchange.borrow_mut().begin(&parts, &mut kept);
         let answered = poll_fn(|cx| self.exchange.borrow_mut().poll_head(cx, client.as_deref()));
@@ -93,10 +93,14 @@ impl Lease {
             Ok(head) => head,
             Err(cause) => {
                 let unsent = self.exchange.borrow().is_unsent();
-                let request = kept.filter(|_| unsent);
+                let (request, parts) = match kept.filter(|_| unsent) {
+                    Some(body) => (Some(Box::new(Request::from_parts(parts, body))), None),
+                    None => (None, Some(Box::new(parts))),
+                };
                 return Err(Failed {
                     cause,
-                    request: request.map(|body| Box::new(Request::from_parts(parts, body))),
+                    request,
+                    parts,
                     unprocessed: unsent,
                 });
             }

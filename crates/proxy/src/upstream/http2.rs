@@ -220,12 +220,14 @@ impl Lease {
             return Err(Failed {
                 cause: h2_cause(&error),
                 request: Some(Box::new(request)),
+                parts: None,
                 unprocessed: true,
             });
         }
         let failed = |error: h2::Error| Failed {
             cause: h2_cause(&error),
             request: None,
+            parts: None,
             unprocessed: is_unprocessed(&error),
         };
         let (parts, body) = request.into_parts();

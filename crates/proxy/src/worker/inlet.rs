@@ -13,7 +13,9 @@ use whodunit_identity::SpiffeId;
 use whodunit_identity::name::workload_of_dns;
 use whodunit_model::Party;
 use whodunit_model::record::{Detected, Side, TlsState};
+use whodunit_model::route_rule::RequestHead;
 
+use super::routes::{Route, Routes};
 use super::{Start, Worker, own_labels};
 use crate::config::{Declared, Listener, Target};
 use crate::http::Claim;
@@ -40,6 +42,8 @@ pub(crate) struct Inlet {
     pub(crate) service: Arc<str>,
     /// Where requests go.
     pub(crate) balancer: Balancer,
+    /// What holds for which requests.
+    routes: Routes,
     /// Counts connections from clients.
     pub(crate) transport: Arc<Transport>,
     labels: Arc<str>,
@@ -75,6 +79,14 @@ impl Inlet {
                 }
                 Target::Forward(_) => Arc::default(),
             };
+            let split = start.split.get_mut(index).map(std::mem::take);
+            let routes = Routes::new(
+                &listener.routes,
+                split.unwrap_or_default(),
+                &own,
+                &mesh,
+                start.seed,
+            );
             let balancer = match (&listener.target, discovery) {
                 (Target::Service(name), Some(discovery)) => {
                     let seed = start.seed.wrapping_add(index as u64);
@@ -115,6 +127,7 @@ impl Inlet {
                 listener: listener.clone(),
                 service,
                 balancer,
+                routes,
                 transport: worker.metrics.transport(&peer),
                 labels: labels.text().into(),
                 address: *address,
@@ -128,6 +141,24 @@ impl Inlet {
     /// Returns the side records of this listener are made on.
     pub(crate) const fn side(&self) -> Side {
         self.listener.direction
+    }
+
+    /// Returns what holds for a request.
+    pub(crate) fn route(&self, head: RequestHead<'_>) -> Rc<Route> {
+        self.routes.of(head)
+    }
+
+    /// Says whether an address leads back into this proxy. Only an outbound request may go
+    /// to an inbound listener: an application may call itself.
+    pub(crate) fn leads_back(&self, address: SocketAddr) -> bool {
+        self.worker.is_own_outbound(address)
+            || (self.side() == Side::Inbound && self.worker.is_own(address))
+    }
+
+    /// Closes idle connections.
+    pub(crate) fn sweep(&self, now: Instant) {
+        self.balancer.sweep(now);
+        self.routes.sweep(now);
     }
 
     /// Returns what the listener is declared to speak.
@@ -276,6 +307,7 @@ impl Connection {
         Claim {
             id: claim.id,
             from: Some(claim.from.filter(same).unwrap_or_else(|| party.clone())),
+            hops: claim.hops,
         }
     }
 

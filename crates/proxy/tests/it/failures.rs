@@ -333,10 +333,10 @@ async fn a_request_that_would_run_in_a_circle_is_stopped() {
         &[endpoint(at(&proxy, "circle"), "circle-0", true)],
     );
     let answer = fetch(at(&proxy, "circle"), "/").await;
-    assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
+    assert_eq!(answer.status, StatusCode::LOOP_DETECTED);
     assert_eq!(answer.headers["whodunit-cause"], "loop");
     let row = record(&server, Side::Outbound, "/").await;
-    check(&row, Cause::Loop, Origin::ClientProxy, Twin::No, 502);
+    check(&row, Cause::Loop, Origin::ClientProxy, Twin::No, 508);
     end(proxy).await;
 }
 

@@ -1,0 +1,204 @@
+//! Whether a request is tried again, and what is kept of it for that.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use http::header::CONTENT_LENGTH;
+use http::request::Parts;
+use http::{Method, Request};
+use http_body::Body as _;
+use whodunit_model::Cause;
+use whodunit_model::record::Protocol;
+use whodunit_model::route_rule::{RETRY_BODY_BYTES_MAX, Retries};
+
+use super::body::RequestBody;
+use super::replay::Replay;
+use crate::call::Call;
+use crate::limits::Limit;
+use crate::upstream::{Budget, Failed, Version};
+
+/// Most endpoints that are tried for one request without a rule that allows more.
+const ENDPOINTS_MAX: usize = Limit::EndpointsTried.count();
+
+/// Most connections that may turn out to be closed before the request fails with them.
+const STALE_MAX: usize = 3;
+
+/// Pause before the second try; each further one doubles it.
+const PAUSE: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_millis(250);
+
+/// What a failed try leads to.
+pub(super) enum Next {
+    /// The same once more on another connection: nothing was sent.
+    Unsent(Box<Request<RequestBody>>),
+    /// Another try.
+    Again(Box<Request<RequestBody>>),
+    /// No other try; why not, where that is worth a word.
+    GiveUp(Option<&'static str>),
+}
+
+/// The tries of one request.
+pub(super) struct Tries {
+    /// Endpoints that failed.
+    pub(super) tried: Vec<SocketAddr>,
+    /// Tries that failed.
+    pub(super) failed: u32,
+    stale: usize,
+    idempotent: bool,
+    body: Body,
+    /// The head, where the connection does not give it back.
+    head: Option<Box<Parts>>,
+}
+
+enum Body {
+    Empty,
+    Kept(Rc<Replay>),
+    /// It can be sent once.
+    Stream,
+}
+
+impl Tries {
+    /// Prepares a request for more than one try, if it may come to that.
+    pub(super) fn new(
+        request: &mut Request<RequestBody>,
+        rules: &Retries,
+        version: Version,
+        protocol: Protocol,
+    ) -> Self {
+        let idempotent = protocol != Protocol::Grpc
+            && matches!(
+                *request.method(),
+                Method::GET
+                    | Method::HEAD
+                    | Method::OPTIONS
+                    | Method::TRACE
+                    | Method::PUT
+                    | Method::DELETE
+            );
+        let by_rule = rules.attempts_max > 1 && (idempotent || rules.non_idempotent);
+        let body = if request.body().is_end_stream() {
+            Body::Empty
+        } else if by_rule || version == Version::Http2 {
+            // An endpoint may refuse a stream unseen, which is no reason to fail it.
+            let most = if by_rule {
+                rules.body_bytes_max
+            } else {
+                RETRY_BODY_BYTES_MAX
+            };
+            let length = request.headers().get(CONTENT_LENGTH);
+            let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+            if length.is_some_and(|length| length > most.into()) {
+                Body::Stream
+            } else {
+                let kept = request.body_mut().keep(most as usize);
+                kept.map_or(Body::Stream, Body::Kept)
+            }
+        } else {
+            Body::Stream
+        };
+        Self {
+            tried: Vec::new(),
+            failed: 0,
+            stale: 0,
+            idempotent,
+            body,
+            head: None,
+        }
+    }
+
+    /// Keeps the head of a request that is about to be sent, if it may be needed again and
+    /// the connection will not give it back.
+    pub(super) fn keep_head(&mut self, parts: &Parts, rules: &Retries, version: Version) {
+        let by_rule = rules.attempts_max > 1 && (self.idempotent || rules.non_idempotent);
+        let asks_more = *rules != Retries::default();
+        let needed = version == Version::Http2 || (by_rule && asks_more);
+        if needed && !matches!(self.body, Body::Stream) {
+            self.head = Some(Box::new(parts.clone()));
+        }
+    }
+
+    /// Decides after a try that got no response; `reused` says that its connection was old.
+    pub(super) fn after_failure(
+        &mut self,
+        call: &Call,
+        failed: Failed,
+        reused: bool,
+        rules: &Retries,
+        budget: &Budget,
+    ) -> Next {
+        if let Some(request) = failed.request {
+            self.stale += 1;
+            return if self.stale <= STALE_MAX {
+                Next::Unsent(request)
+            } else {
+                Next::GiveUp(None)
+            };
+        }
+        if let Some(parts) = failed.parts {
+            self.head = Some(parts);
+        }
+        let closed = matches!(failed.cause, Cause::ClosedEarly | Cause::Reset);
+        // The connection was given up by the endpoint while the request was on its way.
+        let raced = reused && closed && self.idempotent && self.failed == 0;
+        let unprocessed = failed.unprocessed && (self.failed as usize) + 1 < ENDPOINTS_MAX;
+        if unprocessed || raced {
+            return self.again(call);
+        }
+        if rules.on_cause(failed.cause) {
+            return self.by_rule(call, rules, budget);
+        }
+        Next::GiveUp(None)
+    }
+
+    /// Decides after a try that failed in a way the rule names.
+    pub(super) fn by_rule(&mut self, call: &Call, rules: &Retries, budget: &Budget) -> Next {
+        if self.failed + 1 >= rules.attempts_max.into() {
+            return Next::GiveUp((rules.attempts_max > 1).then_some("attempts"));
+        }
+        if !self.idempotent && !rules.non_idempotent {
+            return Next::GiveUp(Some("not_idempotent"));
+        }
+        if !self.can_repeat() {
+            return Next::GiveUp(Some("body"));
+        }
+        if !budget.withdraw(rules.budget, Instant::now()) {
+            crate::limits::hit(Limit::RetryBudget);
+            return Next::GiveUp(Some("budget"));
+        }
+        self.again(call)
+    }
+
+    /// Says whether the request could be sent once more.
+    fn can_repeat(&self) -> bool {
+        self.head.is_some()
+            && match &self.body {
+                Body::Empty => true,
+                Body::Kept(replay) => replay.is_whole(),
+                Body::Stream => false,
+            }
+    }
+
+    fn again(&mut self, call: &Call) -> Next {
+        if !self.can_repeat() {
+            return Next::GiveUp(Some("body"));
+        }
+        let Some(head) = self.head.take() else {
+            return Next::GiveUp(None);
+        };
+        let grpc = call.note(|record| record.protocol == Protocol::Grpc);
+        let body = match &self.body {
+            Body::Kept(replay) => RequestBody::again(replay, call.state().clone(), grpc),
+            Body::Empty | Body::Stream => RequestBody::empty(call.state().clone()),
+        };
+        self.failed += 1;
+        Next::Again(Box::new(Request::from_parts(*head, body)))
+    }
+
+    /// Returns how long to wait before the next try: `random` spreads those of many requests.
+    pub(super) fn pause(&self, random: usize) -> Duration {
+        let pause = PAUSE * 2_u32.saturating_pow(self.failed.saturating_sub(1).min(8));
+        let pause = pause.min(PAUSE_MAX);
+        pause / 2 + pause * u32::try_from(random % 256).unwrap_or(0) / 256
+    }
+}
