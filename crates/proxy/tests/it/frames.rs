@@ -36,6 +36,11 @@ impl Frame {
         u32::from_be_bytes(bytes.try_into().unwrap())
     }
 
+    /// Returns the last stream of a `GOAWAY`.
+    pub(crate) fn last_stream(&self) -> u32 {
+        self.number(0)
+    }
+
     /// Returns the error code of a `RST_STREAM` or `GOAWAY`.
     pub(crate) fn code(&self) -> u32 {
         self.number(if self.kind == GOAWAY { 4 } else { 0 })

@@ -248,6 +248,50 @@ async fn floods_end_their_connection_and_nothing_else() {
         }
         assert!(polite.is_alive().await, "{name}");
     }
+    let open = head(1, false, &request("/echo"));
+    let made =
+        |frames: &dyn Fn(u32) -> Vec<u8>| (0..1_000).flat_map(|i| frames(1 + 2 * i)).collect();
+    let bomb = {
+        // One entry of the table, then as often as fits.
+        let mut block = crate::frames::block(&request("/"));
+        block.extend([0x40, 1, b'a', 127, 0xa1, 0x1e]);
+        block.extend([b'b'; 4_000]);
+        block.extend([0xbe; 12_000]);
+        frame(HEADERS, END_HEADERS | 1, 1, &block)
+    };
+    let floods: [(&str, Vec<u8>); 5] = [
+        (
+            "continuation",
+            [
+                frame(HEADERS, 1, 1, &[0x82]),
+                frame(9, 0, 1, b"").repeat(10_000),
+            ]
+            .concat(),
+        ),
+        (
+            "empty data",
+            [open.clone(), frame(DATA, 0, 1, b"").repeat(50_000)].concat(),
+        ),
+        (
+            "malformed",
+            made(&|stream| head(stream, true, &[(b":path", b"/")])),
+        ),
+        (
+            "made to reset",
+            made(&|stream| {
+                let zero = frame(8, 0, stream, &[0; 4]);
+                [head(stream, false, &request("/echo")), zero].concat()
+            }),
+        ),
+        ("bomb", bomb),
+    ];
+    for (name, bytes) in floods {
+        let mut client = Raw::connect(at(&proxy, "in")).await;
+        client.send(&bytes).await;
+        let told = client.find(|frame| frame.kind == GOAWAY).await;
+        assert!(told.is_none_or(|told| told.code() > 0), "{name}");
+        assert!(polite.is_alive().await, "{name}");
+    }
     let mut client = Raw::connect(at(&proxy, "in")).await;
     let resets: Vec<u8> = (0..1_000)
         .flat_map(|i| {
@@ -326,4 +370,52 @@ async fn a_wrong_preface_is_told_in_http2() {
     .await;
     assert!(rows.iter().all(|row| row.cause == Cause::BadRequestHead));
     end(proxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_bodies_arrive_whole_both_ways() {
+    let app = App::start().await;
+    let pair = crate::mesh::Pair::start("http2", app.address).await;
+    let mut sender = crate::client::http2(pair.address()).await;
+    let sent: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();
+    let request = http::Request::post("http://callee.test/echo")
+        .body(http_body_util::Full::new(bytes::Bytes::from(sent.clone())))
+        .unwrap();
+    let answer = crate::client::whole(sender.send_request(request).await.unwrap()).await;
+    assert!(answer.unwrap().body == sent);
+    let row = crate::mesh::record(&pair.server, Side::Outbound, "/echo").await;
+    assert_eq!(
+        (row.request_bytes, row.response_bytes),
+        (3_000_000, 3_000_000)
+    );
+    assert_eq!((row.outcome, row.status), (Outcome::Success, 200));
+    pair.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_says_goaway_twice_and_lets_streams_finish() {
+    let app = App::start().await;
+    let server = Server::start().await;
+    let proxy = Setup::new("web", &server)
+        .inbound("http2", app.address)
+        .patient()
+        .start();
+    let mut client = Raw::connect(at(&proxy, "in")).await;
+    client.send(&head(1, true, &request("/held"))).await;
+    wait_for("the request", || {
+        (!app.seen.lock().unwrap().is_empty()).then_some(())
+    })
+    .await;
+    let ending = tokio::spawn(end(proxy));
+    let first = client.find(|frame| frame.kind == GOAWAY).await.unwrap();
+    assert_eq!((first.last_stream(), first.code()), (0x7fff_ffff, 0));
+    let ping = client.find(|frame| frame.kind == PING).await.unwrap();
+    client.send(&frame(PING, 1, 0, &ping.payload)).await;
+    let second = client.find(|frame| frame.kind == GOAWAY).await.unwrap();
+    assert_eq!((second.last_stream(), second.code()), (1, 0));
+    app.go_on.notify_one();
+    assert_eq!(client.end_of(1).await, End::Status(200));
+    ending.await.unwrap();
+    let row = crate::mesh::record(&server, Side::Inbound, "/held").await;
+    assert_eq!(row.outcome, Outcome::Success);
 }

@@ -114,6 +114,13 @@ impl Setup {
         self
     }
 
+    /// Lets open requests go on for long after a shutdown began.
+    pub(crate) fn patient(mut self) -> Self {
+        self.text = self.text.replace("grace_ms = 500\n", "grace_ms = 15000\n");
+        assert!(self.text.contains("grace_ms = 15000"));
+        self
+    }
+
     /// Starts the proxy.
     pub(crate) fn start(self) -> Running {
         let config = Config::parse(&self.text, Path::new("proxy.toml")).expect(&self.text);
