@@ -223,6 +223,10 @@ limits! {
     Series: Proxy "series" = Count 10_000,
         then "counted in the series with the label overflow=\"true\"",
         fix "look at which label has so many values: `curl ADMIN/metrics`";
+    /// Bytes that the series of requests and connections take on `/metrics`.
+    ScrapeBytes: Proxy "scrape_bytes" = Bytes 1_920 << 10,
+        then "as at the limit `series`",
+        fix "look at which label has so many values: `curl ADMIN/metrics`";
     /// Values of the label `authority`, per thread.
     Authorities: Proxy "label_values" = Count 1_000,
         then "counted under the value [OTHER]",

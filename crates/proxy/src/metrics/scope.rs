@@ -23,19 +23,35 @@ const HISTOGRAM_SERIES: usize = LATENCY_BUCKETS_MS.len() + 3;
 /// Series of one set of connections, with two ways to end.
 const TRANSPORT_SERIES: usize = 6;
 
-/// How many series there may still be.
+/// Bytes of a line on `/metrics` beside its labels: the longest name, a status, a bucket
+/// or an errno, and the number.
+const LINE_BYTES: usize = 120;
+
+/// Bytes that the labels of a decision of policy take at most, as a guess.
+const AUTHORIZATION_BYTES: usize = 512;
+
+/// How many series there may still be, and how long their lines may be in all.
 #[derive(Debug)]
-struct Budget(Cell<usize>);
+struct Budget {
+    series: Cell<usize>,
+    bytes: Cell<usize>,
+}
 
 impl Budget {
-    /// Takes room for some series; says whether there was any.
-    fn take(&self, series: usize) -> bool {
-        let left = self.0.get();
+    /// Takes room for some series with these labels; says whether there was any.
+    fn take(&self, series: usize, labels: usize) -> bool {
+        let (left, bytes_left) = (self.series.get(), self.bytes.get());
+        let bytes = series * (labels + LINE_BYTES);
+        if bytes_left < bytes {
+            limits::hit(Limit::ScrapeBytes);
+            return false;
+        }
         if left < series {
             limits::hit(Limit::Series);
             return false;
         }
-        self.0.set(left - series);
+        self.series.set(left - series);
+        self.bytes.set(bytes_left - bytes);
         true
     }
 }
@@ -161,7 +177,7 @@ impl Scope {
             return;
         };
         let known = |(known, _): &(Response, u64)| *known == response;
-        if self.responses.borrow().iter().any(known) || budget.take(1) {
+        if self.responses.borrow().iter().any(known) || budget.take(1, self.labels.len()) {
             self.count(response);
         } else {
             overflow.count(Response {
@@ -172,7 +188,9 @@ impl Scope {
             });
         }
         let known = |(known, _): &(u16, Histogram)| *known == response.status;
-        if self.latencies.borrow().iter().any(known) || budget.take(HISTOGRAM_SERIES) {
+        if self.latencies.borrow().iter().any(known)
+            || budget.take(HISTOGRAM_SERIES, self.labels.len())
+        {
             self.measure(response.status, latency_us);
         } else {
             overflow.measure(0, latency_us);
@@ -314,7 +332,10 @@ impl Metrics {
                 ..Transport::default()
             }),
             overflowed: Cell::new(0),
-            budget: Rc::new(Budget(Cell::new(SERIES_MAX / threads.max(1)))),
+            budget: Rc::new(Budget {
+                series: Cell::new(SERIES_MAX / threads.max(1)),
+                bytes: Cell::new(Limit::ScrapeBytes.count() / threads.max(1)),
+            }),
         }
     }
 
@@ -324,7 +345,8 @@ impl Metrics {
         if let Some(scope) = scopes.get(key) {
             return scope.clone();
         }
-        if !self.budget.take(1) {
+        let length = key.base.len() + key.authority.len() + 16;
+        if !self.budget.take(1, length) {
             self.overflowed.set(self.overflowed.get() + 1);
             return self.overflow.clone();
         }
@@ -348,7 +370,7 @@ impl Metrics {
         if let Some(transport) = transports.get(labels) {
             return transport.clone();
         }
-        if !self.budget.take(TRANSPORT_SERIES) {
+        if !self.budget.take(TRANSPORT_SERIES, labels.len()) {
             self.overflowed.set(self.overflowed.get() + 1);
             return self.overflow_transport.clone();
         }
@@ -365,7 +387,7 @@ impl Metrics {
         let mut counts = self.authorizations.borrow_mut();
         if let Some(count) = counts.get_mut(&authorization) {
             *count += 1;
-        } else if self.budget.take(1) {
+        } else if self.budget.take(1, AUTHORIZATION_BYTES) {
             counts.insert(authorization, 1);
         } else {
             self.overflowed.set(self.overflowed.get() + 1);
@@ -562,6 +584,36 @@ mod tests {
             snapshot.scopes.values().map(|s| s.requests).sum::<u64>(),
             500
         );
+    }
+
+    #[test]
+    fn any_number_of_hosts_makes_a_scrape_of_two_mebibytes_at_most() {
+        let hits = Arc::<limits::Hits>::default();
+        limits::enter(&hits);
+        let metrics = Metrics::new(&Labels::default(), 1);
+        let base = format!("direction=\"outbound\",dst=\"{}\"", "x".repeat(300));
+        let base: Arc<str> = base.into();
+        for host in 0..200_000 {
+            let scope = metrics.scope(&ScopeKey {
+                base: base.clone(),
+                authority: format!("host-{host}.test").into(),
+            });
+            scope.request();
+            let ok = Response {
+                status: 200,
+                outcome: Outcome::Success,
+                grpc_status: None,
+                cause: Cause::None,
+            };
+            scope.response(ok, 1_000);
+        }
+        let snapshot = metrics.snapshot();
+        let requests = snapshot.scopes.values().map(|scope| scope.requests);
+        assert_eq!(requests.sum::<u64>(), 200_000, "nothing is lost");
+        let text = crate::metrics::render(&snapshot, &crate::metrics::Own::default());
+        assert!(text.len() <= 2 << 20, "{}", text.len());
+        assert!(text.len() > 1 << 20, "{}", text.len());
+        assert!(hits.read(Limit::ScrapeBytes) > 100_000);
     }
 
     #[test]
