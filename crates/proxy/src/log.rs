@@ -87,7 +87,7 @@ mod tests {
         }
         for bad in [
             "",
-            "debgu",
+            "loud",
             "warn,,",
             "=debug",
             "a=loud",
