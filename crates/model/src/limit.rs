@@ -111,7 +111,7 @@ limits! {
         fix "look at the network between client and proxy";
     /// Time that a client may take for a request head that it has begun.
     HeadTime: Proxy "head_ms" = Milliseconds 15_000,
-        then "the connection is closed",
+        then "HTTP/1 is answered with 408, HTTP/2 is closed; both are recorded",
         fix "look for clients that dribble their requests on purpose";
     /// Time that a client connection may stay without a request.
     IdleTime: Proxy "idle_connection_ms" = Milliseconds 600_000,

@@ -14,7 +14,8 @@ mod head;
 mod tests;
 
 pub(crate) use body::{BodyDecoder, BodyError, Decoded};
-pub(crate) use emit::{Reason, Spelling};
+pub(crate) use emit::{Reason, Spelling, Unwritable};
 pub(crate) use head::{
-    Framing, HeadError, Limits, RequestHead, ResponseHead, is_host, parse_request, parse_response,
+    Framing, HeadError, Limits, RequestHead, ResponseHead, declared_length, is_host, parse_request,
+    parse_response,
 };

@@ -1,7 +1,9 @@
 //! The network we run on: listening sockets, and streams that count their bytes.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -293,17 +295,25 @@ impl Io {
         self.meter.read.clone()
     }
 
-    /// Says whether an idle peer has said nothing and not gone away, as far as is known.
-    pub(crate) fn is_quiet(&self) -> bool {
-        let read = self.socket().try_read(&mut [0]);
-        self.read_ahead.is_empty()
-            && !self.is_decrypted()
-            && read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    /// Says whether there are bytes that were put back.
+    pub(crate) const fn has_read_ahead(&self) -> bool {
+        !self.read_ahead.is_empty()
     }
 
-    /// Says whether the connection was reset.
-    pub(crate) fn is_broken(&self) -> bool {
-        !matches!(self.socket().take_error(), Ok(None))
+    /// Says whether an idle peer has said nothing and not gone away, as far as is known.
+    ///
+    /// Asks the kernel: what the runtime has not been told yet counts too.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let peeked = SockRef::from(self.socket()).peek(&mut [MaybeUninit::uninit()]);
+        self.read_ahead.is_empty()
+            && !self.is_decrypted()
+            && peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Returns a watch for a reset, for connections whose peer sends nothing more.
+    pub(crate) fn broken(&self) -> io::Result<Broken> {
+        let descriptor = self.socket().as_fd().try_clone_to_owned()?;
+        TcpStream::from_std(descriptor.into()).map(Broken)
     }
 
     /// Reads into a buffer, which is provided when there are bytes to read. 0 is the end.
@@ -331,6 +341,24 @@ impl Io {
     pub(crate) fn reset_on_close(&self) {
         // If the option cannot be set the peer sees an ordinary close.
         let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
+    }
+}
+
+/// Watches a connection for a reset through a descriptor of its own, so that nobody has to
+/// look from time to time.
+pub(crate) struct Broken(TcpStream);
+
+impl Broken {
+    /// Completes when the connection was reset.
+    pub(crate) async fn wait(self) {
+        while self.0.ready(Interest::ERROR).await.is_ok() {
+            if !matches!(self.0.take_error(), Ok(None)) {
+                return;
+            }
+            // Nothing was wrong, so wait for the next event.
+            let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+            let _ = self.0.try_io(Interest::ERROR, nothing);
+        }
     }
 }
 

@@ -57,6 +57,7 @@ const ALLOWED: &[Allowed] = &[
     },
     // Beside the load it makes it stands in for the server that takes records.
     allow("bench", &["wire"]),
+    allow("fuzz", &["model", "flight", "control", "proxy"]),
     allow("codegen", &["model"]),
     allow("xtask", &[]),
 ];

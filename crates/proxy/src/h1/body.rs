@@ -4,7 +4,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 
-use super::head::Framing;
+use super::head::{Framing, check_look_alike};
 use crate::limits::{self, Limit};
 
 /// Most bytes of a chunk's size line, extensions included.
@@ -212,9 +212,13 @@ fn trailers(bytes: &mut BytesMut) -> Result<Option<Option<HeaderMap>>, BodyError
     }
     let section = bytes.split_to(end + 4);
     let mut map = HeaderMap::new();
-    for line in section[..end].split(|b| *b == b'\n') {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let bad = BodyError::BadChunk("a trailer field is not valid");
+    let mut fields = 0;
+    let bad = BodyError::BadChunk("a trailer field is not valid");
+    let mut lines = section[..end + 2].split(|b| *b == b'\n');
+    // Behind the last line feed there is nothing.
+    lines.next_back();
+    for line in lines {
+        let line = line.strip_suffix(b"\r").ok_or(bad)?;
         let colon = line.iter().position(|b| *b == b':').ok_or(bad)?;
         let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| bad)?;
         let value = line[colon + 1..].trim_ascii();
@@ -225,20 +229,32 @@ fn trailers(bytes: &mut BytesMut) -> Result<Option<Option<HeaderMap>>, BodyError
             return Err(bad);
         }
         let value = HeaderValue::from_bytes(value).map_err(|_| bad)?;
-        if is_forbidden_trailer(name.as_str()) {
+        if is_framing(name.as_str()) || check_look_alike(name.as_str()).is_err() {
             return Err(BodyError::BadChunk("a trailer field may not be a trailer"));
         }
-        map.append(name, value);
-        if map.len() > TRAILERS_MAX {
+        fields += 1;
+        if fields > TRAILERS_MAX {
             limits::hit(Limit::TrailerFields);
             return Err(BodyError::BadChunk("there are too many trailer fields"));
         }
+        // A recipient that merges trailers into the head would believe these.
+        if !is_forbidden_trailer(name.as_str()) {
+            map.append(name, value);
+        }
     }
-    Ok(Some(Some(map)))
+    Ok(Some((!map.is_empty()).then_some(map)))
+}
+
+/// Fields that say where a message ends and whom it is for: an attempt to say it twice.
+fn is_framing(name: &str) -> bool {
+    matches!(
+        name,
+        "transfer-encoding" | "content-length" | "host" | "connection" | "upgrade"
+    )
 }
 
 /// Fields that decide how a message is read (RFC 9110 §6.5.1).
-fn is_forbidden_trailer(name: &str) -> bool {
+pub(super) fn is_forbidden_trailer(name: &str) -> bool {
     matches!(
         name,
         "transfer-encoding"
@@ -249,7 +265,10 @@ fn is_forbidden_trailer(name: &str) -> bool {
             | "te"
             | "trailer"
             | "expect"
+            | "max-forwards"
+            | "cache-control"
             | "authorization"
+            | "proxy-authorization"
             | "cookie"
             | "set-cookie"
             | "content-encoding"

@@ -1,4 +1,7 @@
 //! Writes heads and chunks anew: one framing field, ours.
+//!
+//! Heads come from HTTP/2 as well, so nothing is written on trust: a request that HTTP/1.1
+//! cannot say is refused, and a field that it cannot say is left out of a response.
 
 use std::sync::Arc;
 
@@ -7,7 +10,8 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode, Version};
 use http_body::Frame;
 
-use super::head::Framing;
+use super::body::is_forbidden_trailer;
+use super::head::{Framing, check_look_alike, is_host};
 
 /// The names of a head's fields in their order, as they were written.
 #[derive(Clone, Debug)]
@@ -30,14 +34,33 @@ pub(crate) enum Connection<'a> {
     Upgrade(&'a HeaderValue),
 }
 
+/// Why a request cannot be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unwritable {
+    /// The target is neither a path nor `*`.
+    #[error("the target is not a path")]
+    Target,
+    /// There is not exactly one valid `Host`.
+    #[error("there is not exactly one valid Host")]
+    Host,
+    /// A field would be read as another one, or as two.
+    #[error("a field cannot be written")]
+    Field,
+}
+
 /// Appends a request head.
+///
+/// # Errors
+/// When the head is nothing that every parser would read the same way; then nothing is
+/// appended.
 pub(crate) fn request(
     out: &mut BytesMut,
     parts: &http::request::Parts,
     framing: Framing,
     connection: Connection<'_>,
-) {
+) -> Result<(), Unwritable> {
     let target = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    check_request(parts, target)?;
     out.extend_from_slice(parts.method.as_str().as_bytes());
     out.put_u8(b' ');
     out.extend_from_slice(target.as_bytes());
@@ -46,8 +69,34 @@ pub(crate) fn request(
     let said = parts.headers.contains_key(header::CONTENT_LENGTH);
     let usual = matches!(parts.method, Method::POST | Method::PUT | Method::PATCH);
     write_framing(out, framing, said || usual);
-    write_connection(out, connection);
+    write_connection(out, connection, parts.headers.contains_key(header::TE));
     out.extend_from_slice(b"\r\n");
+    Ok(())
+}
+
+fn check_request(parts: &http::request::Parts, target: &str) -> Result<(), Unwritable> {
+    let is_path = target.starts_with('/') || (target == "*" && parts.method == Method::OPTIONS);
+    let plain = target.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+    if !is_path || !plain || parts.method == Method::CONNECT {
+        return Err(Unwritable::Target);
+    }
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    let host = hosts.next().and_then(|host| host.to_str().ok());
+    if !host.is_some_and(is_host) || hosts.next().is_some() {
+        return Err(Unwritable::Host);
+    }
+    let well = |(name, value): (&HeaderName, &HeaderValue)| is_writable(name.as_str(), value);
+    if parts.headers.iter().all(well) {
+        Ok(())
+    } else {
+        Err(Unwritable::Field)
+    }
+}
+
+/// Says whether a field can be written so that everybody reads the same field.
+fn is_writable(name: &str, value: &HeaderValue) -> bool {
+    let splits = |b: &u8| matches!(b, b'\r' | b'\n' | 0);
+    check_look_alike(name).is_ok() && !value.as_bytes().iter().any(splits)
 }
 
 /// Appends a response head. `framing` is that of the head, which for `HEAD` and 304
@@ -68,7 +117,7 @@ pub(crate) fn response(
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
         );
     write_framing(out, framing, said && may_have_body);
-    write_connection(out, connection);
+    write_connection(out, connection, false);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -99,13 +148,15 @@ fn write_fields(out: &mut BytesMut, map: &HeaderMap, spelling: Option<&Spelling>
             .iter()
             .filter(|known| known.eq_ignore_ascii_case(name))
             .count();
-        if let Some(value) = map.get_all(&**name).iter().nth(before) {
+        let value = map.get_all(&**name).iter().nth(before);
+        if let Some(value) = value.filter(|value| is_writable(name, value)) {
             write_field(out, name.as_bytes(), value.as_bytes());
         }
     }
     for key in map.keys().filter(|key| !is_ours(key.as_str())) {
         let written = names.iter().filter(|name| is_same(name, key)).count();
-        for value in map.get_all(key).iter().skip(written) {
+        let left = map.get_all(key).iter().skip(written);
+        for value in left.filter(|value| is_writable(key.as_str(), value)) {
             write_field(out, key.as_str().as_bytes(), value.as_bytes());
         }
     }
@@ -117,19 +168,22 @@ fn is_same(name: &str, key: &HeaderName) -> bool {
 
 /// Fields that this hop writes itself.
 fn is_ours(name: &str) -> bool {
-    const OURS: [HeaderName; 4] = [
+    const OURS: [HeaderName; 6] = [
         header::CONTENT_LENGTH,
         header::TRANSFER_ENCODING,
         header::CONNECTION,
         header::UPGRADE,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
     ];
-    matches!(name.len(), 7 | 10 | 14 | 17) && OURS.iter().any(|ours| is_same(name, ours))
+    matches!(name.len(), 7 | 10 | 14 | 16 | 17) && OURS.iter().any(|ours| is_same(name, ours))
 }
 
 fn write_field(out: &mut BytesMut, name: &[u8], value: &[u8]) {
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
+    // Blanks around a value are no part of it; HTTP/2 lets them pass.
+    out.extend_from_slice(value.trim_ascii());
     out.extend_from_slice(b"\r\n");
 }
 
@@ -144,8 +198,10 @@ fn write_framing(out: &mut BytesMut, framing: Framing, zero_is_said: bool) {
     }
 }
 
-fn write_connection(out: &mut BytesMut, connection: Connection<'_>) {
+/// `te` says that there is a `TE`, which is for one hop only and has to be named.
+fn write_connection(out: &mut BytesMut, connection: Connection<'_>, te: bool) {
     match connection {
+        Connection::Implied if te => write_field(out, b"connection", b"te"),
         Connection::Implied => {}
         Connection::Close => write_field(out, b"connection", b"close"),
         Connection::KeepAlive => write_field(out, b"connection", b"keep-alive"),
@@ -170,7 +226,9 @@ pub(crate) fn chunk_tail(out: &mut BytesMut) {
 pub(crate) fn last_chunk(out: &mut BytesMut, trailers: Option<&HeaderMap>) {
     out.extend_from_slice(b"0\r\n");
     for (name, value) in trailers.into_iter().flatten() {
-        write_field(out, name.as_str().as_bytes(), value.as_bytes());
+        if !is_forbidden_trailer(name.as_str()) && is_writable(name.as_str(), value) {
+            write_field(out, name.as_str().as_bytes(), value.as_bytes());
+        }
     }
     out.extend_from_slice(b"\r\n");
 }

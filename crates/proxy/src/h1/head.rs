@@ -1,19 +1,31 @@
 //! Request and response heads, checked.
 
+use std::mem::MaybeUninit;
+
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
     TRANSFER_ENCODING, UPGRADE,
 };
+use http::uri::{PathAndQuery, Uri};
 use http::{Method, StatusCode, Version};
 
 use crate::limits::{self, Limit};
+
+/// Most header fields that any limit allows: what the parser has room for.
+const FIELDS_MAX: usize = Limit::HeadFields.count();
+
+/// Fields that a proxy of ours adds: id, caller, length, connection options.
+const OWN_FIELDS: usize = 4;
+
+/// Longest method; the longest registered has 17 letters.
+const METHOD_BYTES_MAX: usize = 64;
 
 /// Bounds of a head. Source of the numbers: `docs/limits.md`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// Most bytes of a head.
     pub(crate) head_bytes: usize,
-    /// Most header fields.
+    /// Most header fields, at most 128.
     pub(crate) fields: usize,
     /// Most bytes of a request target.
     pub(crate) target_bytes: usize,
@@ -47,8 +59,8 @@ pub(crate) enum Framing {
 pub(crate) struct RequestHead {
     /// Method.
     pub(crate) method: Method,
-    /// Target as received: origin form, absolute form or `*`.
-    pub(crate) target: String,
+    /// Target in origin form, or `*`. An absolute form was turned into it.
+    pub(crate) target: Uri,
     /// `HTTP/1.0` or `HTTP/1.1`.
     pub(crate) version: Version,
     /// Fields in order, with the names as they were written, without framing and hop-by-hop fields.
@@ -82,6 +94,8 @@ pub(crate) struct ResponseHead {
     pub(crate) length: Option<u64>,
     /// Whether the server keeps the connection open.
     pub(crate) keep_alive: bool,
+    /// Seconds after which the server closes an idle connection, if it says so.
+    pub(crate) idle_s: Option<u32>,
     /// What the server switched to.
     pub(crate) upgrade: Option<HeaderValue>,
     /// Bytes of the head.
@@ -130,6 +144,9 @@ pub(crate) enum HeadError {
     /// The method is not forwarded without a policy.
     #[error("the method is not allowed here")]
     Method,
+    /// The head did not come in time.
+    #[error("the head took too long")]
+    Late,
     /// Anything else that is not valid, or that two parsers may read differently.
     #[error("bad head: {0}")]
     Bad(&'static str),
@@ -144,6 +161,7 @@ impl HeadError {
             Self::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Late => StatusCode::REQUEST_TIMEOUT,
             Self::Bad(_) => StatusCode::BAD_REQUEST,
         }
     }
@@ -167,23 +185,19 @@ pub(crate) fn parse_request(
             limits::hit(Limit::TargetBytes);
             return Err(HeadError::TargetTooLong);
         }
-        if bytes
-            .first()
-            .is_some_and(|b| !b.is_ascii_graphic() && *b != b'\r')
-        {
-            return Err(BAD("the method is not a token"));
-        }
         // What does not begin as a request never becomes one.
-        if let Some(line) = line {
-            request_line(&bytes[..line], limits)?;
+        match line {
+            Some(line) => request_line(&bytes[..line], limits)?,
+            None => begins_as_method(bytes)?,
         }
         return Ok(None);
     };
     let bytes = &bytes[..end];
     request_line(bytes, limits)?;
-    let mut storage = vec![httparse::EMPTY_HEADER; limits.fields];
-    let mut parsed = httparse::Request::new(&mut storage);
-    match parsed.parse(bytes) {
+    let mut storage = [const { MaybeUninit::uninit() }; FIELDS_MAX + OWN_FIELDS];
+    let fields = &mut storage[..limits.fields.min(FIELDS_MAX) + OWN_FIELDS];
+    let mut parsed = httparse::Request::new(&mut []);
+    match parsed.parse_with_uninit_headers(bytes, fields) {
         Ok(httparse::Status::Complete(_)) => {}
         Ok(httparse::Status::Partial) => return Err(BAD("the head ends in the middle")),
         Err(error) => return Err(parse_error(error)),
@@ -194,9 +208,13 @@ pub(crate) fn parse_request(
     let method = method.ok_or(BAD("the method is not a token"))?;
     let target = parsed.path.ok_or(BAD("there is no target"))?;
     let version = version(parsed.version)?;
+    check_count(parsed.headers, limits)?;
     let mut found = Found::read(parsed.headers, version)?;
     let host = host(&found, version)?;
-    check_target(&method, target, &host)?;
+    let (target, authority) = origin_form(&method, target, &host)?;
+    if let Some(authority) = authority.filter(|_| host.is_empty()) {
+        found.fields.push("Host", authority);
+    }
     if found.expect.is_some() && version == Version::HTTP_10 {
         found.expect = None;
     }
@@ -210,13 +228,16 @@ pub(crate) fn parse_request(
         (false, Some(0) | None) => Framing::None,
         (false, Some(length)) => Framing::Length(length),
     };
+    if method == Method::TRACE && framing != Framing::None {
+        return Err(BAD("TRACE has no body"));
+    }
     // A connection cannot be switched while a body is still to come.
     let upgrade = found.upgrade.take().filter(|value| {
         framing == Framing::None && version == Version::HTTP_11 && !mentions_h2c(value)
     });
     Ok(Some(RequestHead {
         method,
-        target: target.to_owned(),
+        target,
         version,
         framing,
         length: found.length,
@@ -243,9 +264,11 @@ pub(crate) fn parse_response(
         return Ok(None);
     };
     let bytes = &bytes[..end];
-    let mut storage = vec![httparse::EMPTY_HEADER; limits.fields];
-    let mut parsed = httparse::Response::new(&mut storage);
-    match parsed.parse(bytes) {
+    let mut storage = [const { MaybeUninit::uninit() }; FIELDS_MAX + OWN_FIELDS];
+    let fields = &mut storage[..limits.fields.min(FIELDS_MAX) + OWN_FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    match config.parse_response_with_uninit_headers(&mut parsed, bytes, fields) {
         Ok(httparse::Status::Complete(_)) => {}
         Ok(httparse::Status::Partial) => return Err(BAD("the head ends in the middle")),
         Err(error) => return Err(parse_error(error)),
@@ -254,7 +277,8 @@ pub(crate) fn parse_response(
     let status = status.and_then(|code| StatusCode::from_u16(code).ok());
     let status = status.ok_or(BAD("the status is not between 100 and 599"))?;
     let version = version(parsed.version)?;
-    let reason = parsed.reason.unwrap_or_default().as_bytes().to_vec();
+    let reason = reason(bytes);
+    check_count(parsed.headers, limits)?;
     let found = Found::read(parsed.headers, version)?;
     let bodyless = *method == Method::HEAD
         || status.is_informational()
@@ -275,10 +299,37 @@ pub(crate) fn parse_response(
         framing,
         length: found.length,
         keep_alive: found.keep_alive(version) && framing != Framing::Close,
+        idle_s: found.idle_s,
         upgrade: found.upgrade.clone(),
         fields: found.fields,
         bytes: end,
     }))
+}
+
+/// What one proxy of ours lets through must not be too much for the next one.
+fn check_count(headers: &[httparse::Header<'_>], limits: &Limits) -> Result<(), HeadError> {
+    let is_own = |name: &str| {
+        let own = ["whodunit-", "connection", "content-length"];
+        own.iter().any(|own| {
+            let begin = name.as_bytes().get(..own.len());
+            begin.is_some_and(|begin| begin.eq_ignore_ascii_case(own.as_bytes()))
+        })
+    };
+    if headers.len() <= limits.fields {
+        return Ok(());
+    }
+    let added = headers.iter().filter(|header| is_own(header.name)).count();
+    if headers.len() - added.min(OWN_FIELDS) > limits.fields {
+        limits::hit(Limit::HeadFields);
+        return Err(HeadError::TooLarge);
+    }
+    Ok(())
+}
+
+/// Returns the reason phrase as it was received: what follows `HTTP/1.1 200 `.
+fn reason(head: &[u8]) -> Vec<u8> {
+    let line = head.split(|b| *b == b'\r').next().unwrap_or_default();
+    line.get(13..).unwrap_or_default().to_vec()
 }
 
 /// At most two empty lines before a request line are passed over (RFC 9112 §2.2).
@@ -295,6 +346,7 @@ fn empty_lines(bytes: &[u8]) -> usize {
 /// as a line end by some parsers and as data by others.
 fn head_end(bytes: &[u8], limits: &Limits) -> Result<Option<usize>, HeadError> {
     let mut line_start = 0;
+    let mut lines = 0;
     let window = &bytes[..bytes.len().min(limits.head_bytes)];
     let mut i = 0;
     while i < window.len() {
@@ -303,6 +355,11 @@ fn head_end(bytes: &[u8], limits: &Limits) -> Result<Option<usize>, HeadError> {
                 Some(b'\n') => {
                     if i == line_start {
                         return Ok(Some(i + 2));
+                    }
+                    lines += 1;
+                    if lines > limits.fields + OWN_FIELDS + 1 {
+                        limits::hit(Limit::HeadFields);
+                        return Err(HeadError::TooLarge);
                     }
                     i += 2;
                     line_start = i;
@@ -325,6 +382,40 @@ fn head_end(bytes: &[u8], limits: &Limits) -> Result<Option<usize>, HeadError> {
     }
 }
 
+/// The first bytes of a request line, of which the end has not come yet.
+fn begins_as_method(bytes: &[u8]) -> Result<(), HeadError> {
+    let mut method = bytes.iter().take_while(|b| **b != b' ');
+    // An empty line may still come to an end before the request line.
+    let is_method = method.all(|b| is_token_byte(*b)) || matches!(bytes, b"\r");
+    let length = bytes.iter().position(|b| *b == b' ').unwrap_or(bytes.len());
+    if is_method && length <= METHOD_BYTES_MAX {
+        Ok(())
+    } else {
+        Err(BAD("the method is not a token"))
+    }
+}
+
+const fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
+        )
+}
+
 /// The request line must be three parts with single spaces between them.
 fn request_line(bytes: &[u8], limits: &Limits) -> Result<(), HeadError> {
     let end = bytes
@@ -333,13 +424,16 @@ fn request_line(bytes: &[u8], limits: &Limits) -> Result<(), HeadError> {
         .unwrap_or(bytes.len());
     let line = &bytes[..end];
     let mut parts = line.split(|b| *b == b' ');
-    let (Some(_), Some(target), Some(version), None) =
+    let (Some(method), Some(target), Some(version), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
     else {
         return Err(BAD(
             "the request line is not three parts with single spaces",
         ));
     };
+    if method.len() > METHOD_BYTES_MAX {
+        return Err(BAD("the method is too long"));
+    }
     if target.len() > limits.target_bytes {
         limits::hit(Limit::TargetBytes);
         return Err(HeadError::TargetTooLong);
@@ -386,6 +480,7 @@ struct Found {
     length: Option<u64>,
     close: bool,
     says_keep_alive: bool,
+    idle_s: Option<u32>,
     expect: Option<HeaderValue>,
     upgrade: Option<HeaderValue>,
 }
@@ -434,6 +529,7 @@ impl Found {
                             b"host" | b"content-length" | b"transfer-encoding" => {
                                 return Err(BAD("Connection names a field that must stay"));
                             }
+                            _ if is_end_to_end(&token) => {}
                             _ => hop_by_hop.push(token),
                         }
                     }
@@ -457,6 +553,7 @@ impl Found {
                     found.fields.push(header.name, value);
                 }
                 TE => {}
+                _ if name == "keep-alive" => found.idle_s = idle_seconds(header.value),
                 _ if is_hop_by_hop(name.as_str()) => {}
                 _ => found.fields.push(header.name, value),
             }
@@ -492,8 +589,57 @@ fn is_hop_by_hop(name: &str) -> bool {
     matches!(name, "keep-alive" | "proxy-connection" | "http2-settings")
 }
 
+/// Reads `timeout=5` of `Keep-Alive: timeout=5, max=100`.
+fn idle_seconds(value: &[u8]) -> Option<u32> {
+    let mut parameters = std::str::from_utf8(value).ok()?.split(',');
+    parameters.find_map(|parameter| {
+        let (name, seconds) = parameter.split_once('=')?;
+        let is_timeout = name.trim().eq_ignore_ascii_case("timeout");
+        is_timeout.then(|| seconds.trim().parse().ok())?
+    })
+}
+
+/// Fields that are meant for the other end. A client that lists one in `Connection` would
+/// have us take away what somebody before it has added: who is asking, and what for.
+fn is_end_to_end(name: &[u8]) -> bool {
+    const NAMES: [&[u8]; 22] = [
+        b"accept",
+        b"accept-encoding",
+        b"authorization",
+        b"b3",
+        b"cache-control",
+        b"cookie",
+        b"date",
+        b"etag",
+        b"expect",
+        b"forwarded",
+        b"if-match",
+        b"if-none-match",
+        b"location",
+        b"origin",
+        b"range",
+        b"referer",
+        b"set-cookie",
+        b"traceparent",
+        b"tracestate",
+        b"user-agent",
+        b"vary",
+        b"via",
+    ];
+    let prefixes: [&[u8]; 7] = [
+        b"content-",
+        b"x-forwarded-",
+        b"x-real-",
+        b"x-request-",
+        b"x-b3-",
+        b"sec-",
+        b"whodunit-",
+    ];
+    NAMES.contains(&name) || prefixes.iter().any(|prefix| name.starts_with(prefix))
+}
+
 /// Refuses names that lax parsers take for framing fields or `Host`.
-fn check_look_alike(name: &str) -> Result<(), HeadError> {
+pub(super) fn check_look_alike(name: &str) -> Result<(), HeadError> {
     if name.contains('_') {
         let plain = name.replace('_', "-");
         for framing in ["content-length", "transfer-encoding", "host"] {
@@ -505,7 +651,17 @@ fn check_look_alike(name: &str) -> Result<(), HeadError> {
     Ok(())
 }
 
-fn length(value: &[u8]) -> Result<u64, HeadError> {
+/// Returns the length that fields declare, if all of them declare the same valid one.
+pub(crate) fn declared_length(headers: &HeaderMap) -> Option<u64> {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let first = length(lengths.next()?.as_bytes()).ok()?;
+    lengths
+        .all(|other| length(other.as_bytes()) == Ok(first))
+        .then_some(first)
+}
+
+/// Reads a content length: digits, and few enough that no parser overflows.
+pub(super) fn length(value: &[u8]) -> Result<u64, HeadError> {
     let digits = !value.is_empty() && value.len() <= 18 && value.iter().all(u8::is_ascii_digit);
     let text = digits.then(|| std::str::from_utf8(value).ok()).flatten();
     text.and_then(|text| text.parse().ok())
@@ -559,7 +715,12 @@ pub(crate) fn is_host(text: &str) -> bool {
     !name.is_empty() && name.len() <= 255 && port_is_well
 }
 
-fn check_target(method: &Method, target: &str, host: &str) -> Result<(), HeadError> {
+/// Returns the target as the next hop wants it, and the authority of an absolute form.
+fn origin_form(
+    method: &Method,
+    target: &str,
+    host: &str,
+) -> Result<(Uri, Option<HeaderValue>), HeadError> {
     if *method == Method::CONNECT {
         return Err(HeadError::Method);
     }
@@ -567,14 +728,14 @@ fn check_target(method: &Method, target: &str, host: &str) -> Result<(), HeadErr
         return Err(BAD("the target has a fragment"));
     }
     if target.starts_with('/') || (target == "*" && *method == Method::OPTIONS) {
-        return Ok(());
+        return Ok((uri(target)?, None));
     }
     let rest = target
         .get(..7)
         .filter(|scheme| scheme.eq_ignore_ascii_case("http://"))
         .map(|_| &target[7..])
         .ok_or(BAD("the target is neither a path nor an http URL"))?;
-    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     if !is_host(authority) {
         return Err(BAD("the target's authority is not a host"));
     }
@@ -582,7 +743,22 @@ fn check_target(method: &Method, target: &str, host: &str) -> Result<(), HeadErr
     if !host.is_empty() && !authority.eq_ignore_ascii_case(host) {
         return Err(BAD("the target names another host than Host"));
     }
-    Ok(())
+    // RFC 9112 §3.2.4: without a path, OPTIONS asks for the server as a whole.
+    let path = match path.as_bytes().first() {
+        None if *method == Method::OPTIONS => uri("*")?,
+        None => uri("/")?,
+        Some(b'?') => uri(&format!("/{path}"))?,
+        Some(_) => uri(path)?,
+    };
+    let authority = HeaderValue::from_str(authority);
+    let authority = authority.map_err(|_| BAD("the target's authority is not a host"))?;
+    Ok((path, Some(authority)))
+}
+
+fn uri(path: &str) -> Result<Uri, HeadError> {
+    PathAndQuery::try_from(path)
+        .map(Uri::from)
+        .map_err(|_| BAD("the target has bytes that must be escaped"))
 }
 
 fn mentions_h2c(value: &HeaderValue) -> bool {

@@ -191,11 +191,22 @@ pub(crate) fn strip_own(headers: &mut HeaderMap) {
     }
 }
 
-/// Says whether the client asks for another protocol on this connection. The codec keeps
-/// such a wish only where it may be passed on, which it may not for HTTP/2: the requests of
-/// such a connection could not be told apart.
-pub(crate) fn wants_upgrade(parts: &Parts) -> bool {
-    parts.version == Version::HTTP_11 && parts.headers.contains_key(header::UPGRADE)
+/// Returns which protocols the client asks for on this connection. The codec keeps such a
+/// wish only where it may be passed on, which it may not for HTTP/2: the requests of such a
+/// connection could not be told apart.
+pub(crate) fn wanted_upgrade(parts: &Parts) -> Option<HeaderValue> {
+    let wish = parts.headers.get(header::UPGRADE);
+    wish.filter(|_| parts.version == Version::HTTP_11).cloned()
+}
+
+/// Says whether an endpoint that switches protocols chose one of those it was asked for.
+pub(crate) fn grants(wish: &HeaderValue, headers: &HeaderMap) -> bool {
+    let Some(chosen) = headers.get(header::UPGRADE) else {
+        return false;
+    };
+    let chosen = chosen.as_bytes().trim_ascii();
+    let mut wished = wish.as_bytes().split(|b| *b == b',');
+    wished.any(|wished| wished.trim_ascii().eq_ignore_ascii_case(chosen))
 }
 
 fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
@@ -313,21 +324,40 @@ const REFUSED_TARGET_BYTES_MAX: usize = 2_048;
 /// Writes what can be told of a head that was refused into the record, secrets redacted.
 pub(crate) fn describe_refused(bytes: &[u8], worker: &Rc<Worker>, record: &mut RequestRecord) {
     let bytes = bytes.trim_ascii_start();
-    let line = bytes.split(|b| matches!(b, b'\r' | b'\n')).next();
-    let mut parts = line.unwrap_or_default().split(|b| *b == b' ');
+    let line = bytes.split(|b| matches!(b, b'\r' | b'\n' | 0)).next();
+    let mut parts = line
+        .unwrap_or_default()
+        .split(u8::is_ascii_whitespace)
+        .filter(|part| !part.is_empty());
     let method = parts.next().unwrap_or_default();
     let is_method = (1..=REFUSED_METHOD_BYTES_MAX).contains(&method.len())
-        && method.iter().all(|b| b.is_ascii_uppercase() || *b == b'-');
+        && method
+            .iter()
+            .all(|b| b.is_ascii_alphabetic() || matches!(b, b'-' | b'_'));
     let Some(target) = parts.next().filter(|_| is_method) else {
         return;
     };
     record.protocol = Protocol::Http1;
     record.method = worker.share(&String::from_utf8_lossy(method));
     let target = &target[..target.len().min(REFUSED_TARGET_BYTES_MAX)];
+    let target = path_of(target);
     let plain = target.starts_with(b"/") && target.iter().all(u8::is_ascii_graphic);
     if let Some(target) = std::str::from_utf8(target).ok().filter(|_| plain) {
         record.path = worker.config.redaction.path(target).path.into();
     }
+}
+
+/// Returns what follows the authority of a target in absolute form, else the target.
+fn path_of(target: &[u8]) -> &[u8] {
+    let scheme = target.windows(3).position(|bytes| bytes == b"://");
+    let Some(rest) = scheme.map(|at| &target[at + 3..]) else {
+        return target;
+    };
+    if target.starts_with(b"/") {
+        return target;
+    }
+    let path = rest.iter().position(|b| *b == b'/');
+    path.map_or(&b"/"[..], |at| &rest[at..])
 }
 
 fn authority(parts: &Parts) -> &str {

@@ -36,8 +36,17 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Most bytes that are thrown away so that an answer reaches its client.
 const DISCARD_BYTES_MAX: u64 = Limit::DiscardBytes.about().value;
 
-/// How often a half-closed client is looked at: it may have gone away for good.
-const HALF_CLOSED_CHECK: Duration = Duration::from_millis(100);
+/// How long a client may take for a head, from its first byte. Finding out what the client
+/// speaks may have taken a second of it.
+const HEAD_TIME: Duration = Limit::HeadTime.time();
+const DETECTION_TIME: Duration = Limit::DetectTime.time();
+
+/// How long the next request of a connection is waited for while the process ends: one may
+/// be on its way, and would be lost.
+const LAST_REQUEST: Duration = Duration::from_millis(300);
+
+/// A growing head is looked at again for each line, and each time it has grown by this much.
+const LOOK_AGAIN_BYTES: usize = 4 << 10;
 
 /// The connection to a client, shared between its task and the body of its request.
 pub(crate) struct Wire(RefCell<State>);
@@ -46,6 +55,8 @@ struct State {
     /// Taken by an upgrade.
     io: Option<Io>,
     input: BytesMut,
+    /// How much of `input` was found to be no whole head yet.
+    seen: usize,
     output: BytesMut,
     /// Reads the body of the present request.
     decoder: BodyDecoder,
@@ -62,6 +73,7 @@ impl Wire {
         Rc::new(Self(RefCell::new(State {
             io: Some(io),
             input: BytesMut::new(),
+            seen: 0,
             output: BytesMut::new(),
             decoder: BodyDecoder::new(Framing::None),
             holds_back: false,
@@ -138,9 +150,27 @@ impl Wire {
         );
     }
 
-    /// Waits for the head of the next request; none when there is no next one.
-    async fn next_head(&self) -> Option<Result<RequestHead, HeadError>> {
-        poll_fn(|cx| self.0.borrow_mut().poll_head(cx)).await
+    /// Waits for the head of the next request; none when there is no next one. `time` is
+    /// what the client may take for it once it has begun.
+    async fn next_head(&self, time: Duration) -> Option<Result<RequestHead, HeadError>> {
+        let mut late: Option<Pin<Box<tokio::time::Sleep>>> = None;
+        poll_fn(|cx| {
+            let mut state = self.0.borrow_mut();
+            if let Poll::Ready(head) = state.poll_head(cx) {
+                return Poll::Ready(head);
+            }
+            if state.input.is_empty() {
+                return Poll::Pending;
+            }
+            // Thousands of slow clients would have a whole buffer each.
+            buffers::shrink(&mut state.input);
+            let late = late.get_or_insert_with(|| Box::pin(tokio::time::sleep(time)));
+            late.as_mut().poll(cx).map(|()| {
+                limits::hit(Limit::HeadTime);
+                Some(Err(HeadError::Late))
+            })
+        })
+        .await
     }
 
     /// Completes when the client has reset the connection. Meanwhile what is written for it
@@ -160,12 +190,15 @@ impl Wire {
 
     /// Completes when a client that half-closed has gone away altogether.
     async fn left_for_good(&self) {
-        loop {
-            tokio::time::sleep(HALF_CLOSED_CHECK).await;
-            let state = self.0.borrow();
-            if state.ended && state.io.as_ref().is_none_or(Io::is_broken) {
-                return;
+        let broken = self.0.borrow().io.as_ref().map(Io::broken);
+        match broken {
+            Some(Ok(broken)) => broken.wait().await,
+            // Without a watch, what is written for the client will fail if it is gone.
+            Some(Err(error)) => {
+                tracing::debug!(%error, "cannot watch a half-closed client");
+                std::future::pending().await
             }
+            None => std::future::pending().await,
         }
     }
 
@@ -255,14 +288,15 @@ impl State {
     }
 
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<RequestHead, HeadError>>> {
-        let mut seen = 0;
         loop {
             // A head is not read again for each byte that a slow client adds.
-            let added = &self.input[seen..];
-            let decides = seen == 0 || added.iter().any(|b| matches!(b, 0 | b'\n'));
-            if !added.is_empty() && (decides || self.input.len() > BUFFER_BYTES) {
+            let (seen, length) = (self.seen, self.input.len());
+            let decides = self.input[seen..].iter().any(|b| matches!(b, 0 | b'\n'));
+            let grown = seen == 0 || seen / LOOK_AGAIN_BYTES != length / LOOK_AGAIN_BYTES;
+            if length > seen && (decides || grown) {
                 match parse_request(&self.input, &Limits::default()) {
                     Ok(Some(head)) => {
+                        self.seen = 0;
                         self.input.advance(head.bytes);
                         buffers::release(&mut self.input);
                         return Poll::Ready(Some(Ok(head)));
@@ -271,10 +305,14 @@ impl State {
                     Err(error) => return Poll::Ready(Some(Err(error))),
                 }
             }
-            seen = self.input.len();
+            self.seen = length;
             match ready!(self.poll_fill(cx)) {
                 Ok(1..) => {}
-                _ => return Poll::Ready(None),
+                // Old clients end a body with an empty line that belongs to nothing.
+                _ if self.input.iter().all(|b| matches!(b, b'\r' | b'\n')) => {
+                    return Poll::Ready(None);
+                }
+                _ => return Poll::Ready(Some(Err(HeadError::Bad("the head breaks off")))),
             }
         }
     }
@@ -293,18 +331,31 @@ enum Next {
 
 /// Serves the requests of a connection until it ends.
 pub(crate) async fn serve_http1(connection: Rc<Connection>, io: Io, phase: watch::Receiver<Phase>) {
+    let mut head_time = if io.has_read_ahead() {
+        HEAD_TIME.saturating_sub(DETECTION_TIME)
+    } else {
+        HEAD_TIME
+    };
     let wire = Wire::new(io);
     loop {
         let head = tokio::select! {
             biased;
-            head = wire.next_head() => head,
+            head = wire.next_head(head_time) => head,
             () = connection.close.notified() => return,
-            () = drained(phase.clone()) => return,
+            () = drained(phase.clone()) => {
+                let next = wire.next_head(head_time);
+                match tokio::time::timeout(LAST_REQUEST, next).await {
+                    Ok(head) => head,
+                    Err(_) => return,
+                }
+            }
         };
+        head_time = HEAD_TIME;
         let started = Instant::now();
         let next = match head {
             None => return,
-            Some(Ok(head)) => exchange(&connection, &wire, head, &phase).await,
+            // Boxed, so that idle connections are small.
+            Some(Ok(head)) => Box::pin(exchange(&connection, &wire, head, &phase)).await,
             Some(Err(why)) => {
                 refuse(&connection, &wire, why, started).await;
                 Next::End
@@ -330,14 +381,12 @@ async fn refuse(connection: &Rc<Connection>, wire: &Wire, why: HeadError, starte
     tracing::debug!(peer = %connection.peer, why = text, "refused a request head");
     {
         let mut state = wire.0.borrow_mut();
-        record_bad_head(
-            connection,
-            Protocol::Http1,
-            started,
-            status.as_u16(),
-            &state.input,
-        );
-        let answer = super::reply::bad_head(status, &text);
+        // Nobody is there any more to be answered.
+        let answered = if state.broken { 0 } else { status.as_u16() };
+        let head = &state.input;
+        record_bad_head(connection, Protocol::Http1, started, answered, head);
+        let head_only = state.input.starts_with(b"HEAD ");
+        let answer = super::reply::bad_head(status, &text, head_only);
         state.output.extend_from_slice(answer.as_bytes());
     }
     // Whoever sends junk may be gone already; then there is nobody to tell.
@@ -359,16 +408,7 @@ async fn exchange(
         state.holds_back = head.expects_continue;
         state.version = head.version;
     }
-    let Some(request) = request(wire, head) else {
-        refuse(
-            connection,
-            wire,
-            HeadError::Bad("the target is not a URI"),
-            Instant::now(),
-        )
-        .await;
-        return Next::End;
-    };
+    let request = request(wire, head);
     let response = {
         let mut serving = pin!(serve(connection.clone(), request));
         let mut gone = pin!(wire.left_for_good());
@@ -395,9 +435,9 @@ async fn exchange(
     response::answer(wire, asked, response, draining).await
 }
 
-fn request(wire: &Rc<Wire>, head: RequestHead) -> Option<Request<Incoming>> {
+fn request(wire: &Rc<Wire>, head: RequestHead) -> Request<Incoming> {
     let mut request = Request::new(Incoming::Client(wire.clone()));
-    *request.uri_mut() = head.target.parse().ok()?;
+    *request.uri_mut() = head.target;
     *request.method_mut() = head.method;
     *request.version_mut() = head.version;
     let (mut map, spelling) = head.fields.into_map();
@@ -410,5 +450,5 @@ fn request(wire: &Rc<Wire>, head: RequestHead) -> Option<Request<Incoming>> {
     }
     *request.headers_mut() = map;
     request.extensions_mut().insert(spelling);
-    Some(request)
+    request
 }

@@ -101,7 +101,7 @@ pub(crate) fn reply(fault: Fault, text: &str, grpc: bool, to_twin: bool) -> Repl
 
 /// Refuses a connection whose first bytes are not what its port is declared to carry.
 pub(crate) async fn refuse_connection(stream: &mut (impl AsyncWrite + Unpin), text: &str) {
-    let answer = bad_head(StatusCode::BAD_REQUEST, text);
+    let answer = bad_head(StatusCode::BAD_REQUEST, text, false);
     // Whoever sends junk may be gone before the answer; there is nobody else to tell.
     let _ = stream.write_all(answer.as_bytes()).await;
     let _ = stream.shutdown().await;
@@ -118,13 +118,18 @@ pub(crate) async fn refuse_preface(stream: &mut (impl AsyncWrite + Unpin)) {
     let _ = stream.shutdown().await;
 }
 
-/// Returns the whole answer to a head that is no request.
-pub(super) fn bad_head(status: StatusCode, text: &str) -> String {
+/// Returns the whole answer to a head that is no request, without a body to `HEAD`.
+pub(super) fn bad_head(status: StatusCode, text: &str, head_only: bool) -> String {
     let cause = Cause::BadRequestHead.name();
     let reason = status.canonical_reason().unwrap_or_default();
+    let body = if head_only {
+        String::new()
+    } else {
+        format!("{text}\n")
+    };
     format!(
         "HTTP/1.1 {} {reason}\r\ncontent-type: text/plain; charset=utf-8\r\n\
-         content-length: {}\r\nconnection: close\r\nwhodunit-cause: {cause}\r\n\r\n{text}\n",
+         content-length: {}\r\nconnection: close\r\nwhodunit-cause: {cause}\r\n\r\n{body}",
         status.as_u16(),
         text.len() + 1
     )

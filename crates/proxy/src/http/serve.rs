@@ -40,11 +40,11 @@ pub(crate) async fn serve(
     };
     let result = match admit(inlet, &parts, hops).and_then(|()| police()) {
         Ok(()) => {
-            let upgrade = head::wants_upgrade(&parts);
+            let wish = head::wanted_upgrade(&parts);
             let body = RequestBody::new(body, call.state().clone(), grpc);
             let request = Request::from_parts(parts, body);
-            match forward::forward(inlet, &mut call, request, upgrade, hops).await {
-                Ok(answered) => return Ok(answer(inlet, call, answered, upgrade, to_twin)),
+            match forward::forward(inlet, &mut call, request, wish.is_some(), hops).await {
+                Ok(answered) => return Ok(answer(inlet, call, answered, wish.as_ref(), to_twin)),
                 Err(refusal) => refusal,
             }
         }
@@ -150,7 +150,7 @@ fn answer(
     inlet: &Inlet,
     mut call: Call,
     answered: Answered,
-    wish: bool,
+    wish: Option<&HeaderValue>,
     to_twin: bool,
 ) -> Response<ResponseBody> {
     let Answered {
@@ -171,7 +171,8 @@ fn answer(
         parts.version = http::Version::HTTP_11;
     }
     if agreed {
-        let upstream = if wish { kept.lease.into_io() } else { None };
+        let granted = wish.is_some_and(|wish| head::grants(wish, &parts.headers));
+        let upstream = if granted { kept.lease.into_io() } else { None };
         return match upstream {
             Some(upstream) => {
                 let switched = Switched {

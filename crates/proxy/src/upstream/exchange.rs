@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, UPGRADE};
+use http::header::UPGRADE;
 use http::request::Parts;
 use http::{Method, StatusCode};
 use http_body::{Body as _, Frame};
@@ -16,7 +16,10 @@ use super::error::io_cause;
 use super::http1::has_body;
 use crate::buffers::{self, BUFFER_BYTES};
 use crate::h1::emit::{self, Connection};
-use crate::h1::{BodyDecoder, Decoded, Framing, Limits, ResponseHead, parse_response};
+use crate::h1::{
+    BodyDecoder, Decoded, Framing, Limits, ResponseHead, Unwritable, declared_length,
+    parse_response,
+};
 use crate::http::{RequestBody, StreamError, Wire};
 use crate::limits::{self, Limit};
 use crate::net::Io;
@@ -33,6 +36,8 @@ pub(crate) struct Exchange {
     /// What of the request body is still to be sent.
     upload: Option<RequestBody>,
     chunked: bool,
+    /// What the head promised of the body and was not sent yet.
+    owed: u64,
     /// Something of the request was sent.
     began: bool,
     /// The endpoint takes no more of the request.
@@ -41,6 +46,8 @@ pub(crate) struct Exchange {
     interim: usize,
     decoder: Option<BodyDecoder>,
     keep_alive: bool,
+    /// Seconds for which the endpoint keeps an idle connection, if it says so.
+    idle_s: Option<u32>,
     failed: bool,
 }
 
@@ -53,34 +60,43 @@ impl Exchange {
             output: BytesMut::new(),
             upload: None,
             chunked: false,
+            owed: 0,
             began: false,
             deaf: false,
             method: Method::GET,
             interim: 0,
             decoder: None,
             keep_alive: false,
+            idle_s: None,
             failed: false,
         }
     }
 
     /// Writes the head; takes the body if there is any.
-    pub(super) fn begin(&mut self, parts: &Parts, body: &mut Option<RequestBody>) {
+    ///
+    /// # Errors
+    /// When HTTP/1.1 has no way to say this request.
+    pub(super) fn begin(
+        &mut self,
+        parts: &Parts,
+        body: &mut Option<RequestBody>,
+    ) -> Result<(), Unwritable> {
         self.method.clone_from(&parts.method);
-        let declared = parts.headers.get(CONTENT_LENGTH);
-        let length = declared.and_then(|value| value.to_str().ok()?.parse().ok());
+        let length = declared_length(&parts.headers);
         let framing = match (body.as_ref().is_some_and(has_body), length) {
             (false, _) => Framing::None,
             (true, Some(length)) => Framing::Length(length),
             (true, None) => Framing::Chunked,
         };
         self.chunked = framing == Framing::Chunked;
+        self.owed = length.unwrap_or(0);
         if framing != Framing::None {
             self.upload = body.take();
         }
         let upgrade = parts.headers.get(UPGRADE);
         let connection = upgrade.map_or(Connection::Implied, Connection::Upgrade);
         buffers::provide(&mut self.output);
-        emit::request(&mut self.output, parts, framing, connection);
+        emit::request(&mut self.output, parts, framing, connection)
     }
 
     /// Says whether not a byte of the request was sent.
@@ -124,7 +140,14 @@ impl Exchange {
             let ended = match frame {
                 // The client's failure, whatever it was: the call knows.
                 Some(Err(_)) => return Err(StreamError::Client),
-                Some(Ok(frame)) => !emit::frame(&mut self.output, frame, self.chunked),
+                Some(Ok(frame)) => {
+                    if !self.chunked {
+                        let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+                        // Bytes beyond the declared length would begin another request.
+                        self.owed = self.owed.checked_sub(length).ok_or(StreamError::Client)?;
+                    }
+                    !emit::frame(&mut self.output, frame, self.chunked)
+                }
                 None if self.chunked => {
                     emit::last_chunk(&mut self.output, None);
                     true
@@ -133,6 +156,9 @@ impl Exchange {
             };
             if ended || (!self.chunked && body.is_end_stream()) {
                 self.upload = None;
+                if !self.chunked && self.owed > 0 {
+                    return Err(StreamError::Client);
+                }
             }
         }
         Ok(())
@@ -169,6 +195,7 @@ impl Exchange {
                 let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
                 if !head.status.is_informational() || switched {
                     self.keep_alive = head.keep_alive && !switched;
+                    self.idle_s = head.idle_s;
                     self.decoder = Some(BodyDecoder::new(head.framing));
                     buffers::release(&mut self.input);
                     return Poll::Ready(Ok(head));
@@ -269,13 +296,15 @@ impl Exchange {
     }
 
     /// Takes the connection of a complete exchange, if another one may follow.
-    pub(super) fn take_reusable(&mut self) -> Option<Io> {
+    /// Comes with the seconds for which the endpoint keeps it, if it says so.
+    pub(super) fn take_reusable(&mut self) -> Option<(Io, Option<u32>)> {
         let sent = self.upload.is_none() && self.output.is_empty() && !self.deaf;
         // Bytes after a complete response would be taken for the next one.
         let complete = self.left() == Some(0) && self.input.is_empty();
         buffers::release(&mut self.input);
         let io = self.io.take();
-        io.filter(|_| sent && complete && self.keep_alive)
+        let io = io.filter(|_| sent && complete && self.keep_alive)?;
+        Some((io, self.idle_s))
     }
 }
 

@@ -27,36 +27,49 @@ const IDLE_MAX: usize = Limit::PoolConnections.count();
 /// and the others run into the idle limit.
 #[derive(Default)]
 pub(super) struct Pool {
+    /// Each with the time at which it is closed.
     idle: RefCell<Vec<(Io, Instant)>>,
 }
 
 impl Pool {
     fn take(&self) -> Option<Io> {
         let mut idle = self.idle.borrow_mut();
-        while let Some((io, since)) = idle.pop() {
-            if since.elapsed() < IDLE && io.is_quiet() {
+        let now = Instant::now();
+        while let Some((io, until)) = idle.pop() {
+            if now < until && io.is_quiet() {
                 return Some(io);
             }
         }
         None
     }
 
-    fn put(&self, io: Io) {
+    fn put(&self, io: Io, idle_s: Option<u32>) {
+        let time = idle_s.map_or(IDLE, idle_time);
         let mut idle = self.idle.borrow_mut();
+        if time.is_zero() {
+            return;
+        }
         if idle.len() < IDLE_MAX {
-            idle.push((io, Instant::now()));
+            idle.push((io, Instant::now() + time));
         } else {
             limits::hit(Limit::PoolConnections);
         }
     }
 
     pub(super) fn sweep(&self, now: Instant) {
-        let fresh = |since: Instant| now.saturating_duration_since(since) < IDLE;
         // Whatever an endpoint says unasked is the answer to nobody's request.
         self.idle
             .borrow_mut()
-            .retain(|(io, since)| fresh(*since) && io.is_quiet());
+            .retain(|(io, until)| now < *until && io.is_quiet());
     }
+}
+
+/// An endpoint that closes idle connections must not do so while a request is on its way,
+/// so ours ends a second before, or at half of a time that is too short for that.
+fn idle_time(seconds: u32) -> Duration {
+    let announced = Duration::from_secs(seconds.into());
+    let earlier = announced.saturating_sub(Duration::from_secs(1));
+    earlier.max(announced / 2).min(IDLE)
 }
 
 /// A connection for one request.
@@ -87,7 +100,15 @@ impl Lease {
         let (parts, body) = request.into_parts();
         let client = body.client();
         let mut kept = Some(body);
-        self.exchange.borrow_mut().begin(&parts, &mut kept);
+        if let Err(why) = self.exchange.borrow_mut().begin(&parts, &mut kept) {
+            tracing::debug!(%why, "refused a request that HTTP/1.1 cannot say");
+            return Err(Failed {
+                cause: Cause::BadRequestHead,
+                request: None,
+                parts: None,
+                unprocessed: false,
+            });
+        }
         let answered = poll_fn(|cx| self.exchange.borrow_mut().poll_head(cx, client.as_deref()));
         let head = match answered.await {
             Ok(head) => head,
@@ -129,8 +150,8 @@ impl Lease {
 
     /// Puts the connection back, unless something is left to send or was said too much.
     pub(super) fn give_back(self) {
-        if let Some(io) = self.exchange.borrow_mut().take_reusable() {
-            self.endpoint.http1.put(io);
+        if let Some((io, idle_s)) = self.exchange.borrow_mut().take_reusable() {
+            self.endpoint.http1.put(io, idle_s);
         }
     }
 }
@@ -138,4 +159,17 @@ impl Lease {
 /// Says whether a body has anything to send.
 pub(super) fn has_body(body: &RequestBody) -> bool {
     !body.is_end_stream()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_given_up_before_the_endpoint_closes_them() {
+        for (announced, expected_ms) in [(0, 0), (1, 500), (2, 1_000), (5, 4_000), (600, 10_000)] {
+            let expected = Duration::from_millis(expected_ms);
+            assert_eq!(idle_time(announced), expected, "{announced}");
+        }
+    }
 }

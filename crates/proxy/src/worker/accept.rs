@@ -276,7 +276,7 @@ async fn first_words(
     accepted: Instant,
     tls: bool,
 ) -> (Spoken, Detected) {
-    let declared = match inlet.protocol() {
+    match inlet.protocol() {
         Declared::Opaque => {
             if tls && is_hello(read_verdict(io, first, HELLO, HELLO, tls).await) {
                 return (Spoken::Tls, Detected::Declared);
@@ -290,31 +290,24 @@ async fn first_words(
                 Opaque::NeverHere => http_or(io, first, Spoken::Refused(NOT_A_REQUEST), tls).await,
             };
         }
-        Declared::Http1 => Verdict::Http1,
-        Declared::Http2 | Declared::Grpc => Verdict::Http2,
-    };
+        // Its codec says what is wrong with other bytes, and how long they may take.
+        Declared::Http1 if !tls => return (Spoken::Http1, Detected::Declared),
+        Declared::Http1 | Declared::Http2 | Declared::Grpc => {}
+    }
+    let http1 = inlet.protocol() == Declared::Http1;
     let unused = if tls { HANDSHAKE } else { UNUSED };
     let spoken = match read_verdict(io, first, unused, FIRST_BYTES, tls).await {
         Some(Verdict::Tls) => Spoken::Tls,
-        Some(verdict) if verdict == declared => match verdict {
-            Verdict::Http2 => Spoken::Http2,
-            _ => Spoken::Http1,
-        },
+        Some(Verdict::Http2) if !http1 => Spoken::Http2,
+        _ if http1 && !first.is_empty() => Spoken::Http1,
         None if first.is_empty() => {
             limits::hit(Limit::IdleTime);
             Spoken::Nothing
-        }
-        // Its codec says what is wrong, and takes what other parsers would wrongly let pass.
-        Some(Verdict::Other | Verdict::Hello | Verdict::Introduction)
-            if declared == Verdict::Http1 =>
-        {
-            Spoken::Http1
         }
         None => {
             limits::hit(Limit::FirstBytesTime);
             Spoken::Refused("the first bytes did not come in time")
         }
-        _ if declared == Verdict::Http1 => Spoken::Refused("this port speaks HTTP/1"),
         _ => Spoken::Refused("this port speaks HTTP/2 with prior knowledge"),
     };
     (spoken, Detected::Declared)

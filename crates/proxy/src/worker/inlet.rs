@@ -365,16 +365,9 @@ impl Connection {
         if self.in_flight.get() > 0 {
             return;
         }
-        let (read_before, idle_since) = self.idle.get();
-        let read = self.read.load(Ordering::Relaxed);
-        if self.sequential && read != read_before {
-            let since = self.head_since.get().unwrap_or(now);
-            self.head_since.set(Some(since));
-            if now.saturating_duration_since(since) > Limit::HeadTime.time() {
-                limits::hit(Limit::HeadTime);
-                self.ask(Want::End);
-            }
-        } else if now.saturating_duration_since(idle_since) > Limit::IdleTime.time() {
+        // How long a head of HTTP/1 may take is its codec's to say.
+        let (_, idle_since) = self.idle.get();
+        if now.saturating_duration_since(idle_since) > Limit::IdleTime.time() {
             limits::hit(Limit::IdleTime);
             self.ask(Want::End);
         }

@@ -9,6 +9,7 @@ mod server;
 
 mod admin;
 mod binary;
+mod conformance_h1;
 mod discovery;
 mod failures;
 mod frames;

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
+use http::header::{CONNECTION, UPGRADE};
 use http::response::Parts;
 use http::{HeaderValue, Method, Response, StatusCode, Version};
 use http_body::{Body as _, Frame};
@@ -14,7 +14,7 @@ use http_body::{Body as _, Frame};
 use super::{Next, ResponseBody, StreamError, Wire};
 use crate::buffers::{self, BUFFER_BYTES};
 use crate::h1::emit::{self, Connection};
-use crate::h1::{Framing, RequestHead};
+use crate::h1::{Framing, RequestHead, declared_length};
 
 /// What of a request decides how it is answered.
 #[derive(Clone, Copy, Debug)]
@@ -35,8 +35,7 @@ impl Asked {
 
     /// Says how the head frames the response, and how the body does.
     fn framing(&self, parts: &Parts, body: &ResponseBody) -> (Framing, Framing) {
-        let declared = parts.headers.get(CONTENT_LENGTH);
-        let declared = declared.and_then(|value| value.to_str().ok()?.parse().ok());
+        let declared = declared_length(&parts.headers);
         let length = declared.or_else(|| body.size_hint().exact());
         let bodyless = parts.status.is_informational() || parts.status == StatusCode::NO_CONTENT;
         if bodyless {
@@ -126,6 +125,10 @@ async fn send_body(wire: &Wire, body: ResponseBody, framing: Framing) -> Sent {
         wire,
         body: Some(body),
         chunked: framing == Framing::Chunked,
+        owed: match framing {
+            Framing::Length(length) => Some(length),
+            _ => None,
+        },
         cut: false,
     };
     if framing == Framing::None {
@@ -154,6 +157,8 @@ struct Sender<'a> {
     /// Taken when it has ended.
     body: Option<ResponseBody>,
     chunked: bool,
+    /// What a declared length still promises.
+    owed: Option<u64>,
     cut: bool,
 }
 
@@ -191,7 +196,20 @@ impl Sender<'_> {
         let mut state = self.wire.0.borrow_mut();
         let output = &mut state.output;
         let more = match frame {
-            Some(Ok(frame)) => emit::frame(output, frame, self.chunked),
+            Some(Ok(frame)) => {
+                let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+                match self.owed.map(|owed| owed.checked_sub(length)) {
+                    // What is beyond the declared length would be read as another response.
+                    Some(None) => {
+                        self.cut = true;
+                        false
+                    }
+                    owed => {
+                        self.owed = owed.flatten();
+                        emit::frame(output, frame, self.chunked)
+                    }
+                }
+            }
             Some(Err(_)) => {
                 self.cut = true;
                 false
@@ -211,6 +229,7 @@ impl Sender<'_> {
         drop(state);
         if !more || complete {
             self.body = None;
+            self.cut |= self.owed.is_some_and(|owed| owed > 0);
         }
     }
 }

@@ -1,0 +1,10 @@
+//! HTTP/1 as a hostile peer speaks it, on real sockets and in both directions.
+//!
+//! Tables of raw requests and responses, from RFC 9110 and 9112 and from the history of
+//! request smuggling. A witness keeps the bytes that were forwarded; parsers of other people's
+//! habits must all read the same messages there.
+
+mod lax;
+mod requests;
+mod responses;
+mod witness;
