@@ -30,6 +30,8 @@ pub(crate) struct Source {
     pub(super) identity: Identity,
     sender: watch::Sender<Option<Arc<Tls>>>,
     pub(super) stats: Arc<IdentityStats>,
+    /// The files that the certificate in use was made of.
+    used: Option<Files>,
 }
 
 impl Source {
@@ -38,11 +40,13 @@ impl Source {
     /// # Errors
     /// When files are named and cannot be used.
     pub(crate) fn start(identity: Identity, stats: Arc<IdentityStats>) -> Result<Self, String> {
-        let loaded = load_files(&identity)?;
+        let used = read(&identity)?;
+        let loaded = used.as_ref().map(build).transpose()?;
         let source = Self {
             identity,
             sender: watch::Sender::new(None),
             stats,
+            used,
         };
         if let Some(tls) = loaded {
             source.put(tls);
@@ -76,8 +80,9 @@ impl Source {
         }
     }
 
-    async fn follow_files(self) {
-        let mut last = read(&self.identity).ok();
+    async fn follow_files(mut self) {
+        // Files may have changed since the start: what counts is what is in use.
+        let mut last = Some(self.used.take());
         let mut ticks = tokio::time::interval(LOOK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
