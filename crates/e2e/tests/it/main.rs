@@ -8,6 +8,7 @@ mod bad_input;
 mod culprit;
 mod demo;
 mod durability;
-mod example;
+mod httpbin;
+mod redis;
 mod secrets;
 mod support;

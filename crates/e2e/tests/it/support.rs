@@ -1,5 +1,6 @@
 //! What several tests need.
 
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +32,61 @@ pub(crate) fn demo_in(directory: Directory, extra: &[&str]) -> Mesh {
     ];
     args.extend(extra.iter().map(|text| (*text).to_owned()));
     Mesh::start(directory, args)
+}
+
+/// Starts the mesh of a folder of `examples`.
+#[track_caller]
+pub(crate) fn example(name: &str) -> Mesh {
+    let directory = Directory::new();
+    let data = directory.data();
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples");
+    let file = PathBuf::from(examples).join(name).join("mesh.toml");
+    let args = [
+        "run".into(),
+        "-f".into(),
+        file.into_os_string(),
+        "--data".into(),
+        data.into_os_string(),
+    ];
+    Mesh::start(directory, args)
+}
+
+/// Says whether all of these programs are here; prints what is missing.
+///
+/// # Panics
+/// In CI, when one is missing.
+#[expect(
+    clippy::print_stdout,
+    reason = "says in the test's output why it did nothing"
+)]
+#[track_caller]
+pub(crate) fn installed(programs: &[&str]) -> bool {
+    let missing: Vec<_> = programs
+        .iter()
+        .copied()
+        .filter(|program| find(program).is_none())
+        .collect();
+    if missing.is_empty() {
+        return true;
+    }
+    let missing = missing.join(", ");
+    // `cargo xtask test` installs these; without them there is nothing to run.
+    assert!(std::env::var_os("CI").is_none(), "not installed: {missing}");
+    println!("skipped: install {missing}, or run `cargo xtask test`");
+    false
+}
+
+fn find(program: &str) -> Option<PathBuf> {
+    let venv = std::env::var_os("WHODUNIT_TEST_VENV").map(|venv| PathBuf::from(venv).join("bin"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let sbin = [PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")];
+    let places = venv
+        .into_iter()
+        .chain(std::env::split_paths(&path))
+        .chain(sbin);
+    places
+        .map(|place| place.join(program))
+        .find(|file| file.is_file())
 }
 
 /// Waits until the verdict satisfies `wanted`.

@@ -1,5 +1,5 @@
 //! What the end-to-end tests drive and we do not build: nginx, httpbin under
-//! gunicorn, curl and wrk.
+//! gunicorn, Redis, curl and wrk.
 //!
 //! Programs come from Debian, and only root can install them; Python packages
 //! go into a virtual environment in the target folder. Nothing is installed
@@ -23,6 +23,8 @@ struct Program {
     debian: &'static str,
     /// The environment variable that tells the tests where it is.
     variable: Option<&'static str>,
+    /// The service that the package starts where systemd runs.
+    service: Option<&'static str>,
 }
 
 const PROGRAMS: &[Program] = &[
@@ -30,21 +32,31 @@ const PROGRAMS: &[Program] = &[
         name: "nginx",
         debian: "nginx",
         variable: Some("WHODUNIT_TEST_NGINX"),
+        service: Some("nginx"),
+    },
+    Program {
+        name: "redis-server",
+        debian: "redis-server",
+        variable: Some("WHODUNIT_TEST_REDIS"),
+        service: Some("redis-server"),
     },
     Program {
         name: "curl",
         debian: "curl",
         variable: Some("WHODUNIT_TEST_CURL"),
+        service: None,
     },
     Program {
         name: "wrk",
         debian: "wrk",
         variable: Some("WHODUNIT_TEST_WRK"),
+        service: None,
     },
     Program {
         name: "python3",
         debian: "python3",
         variable: None,
+        service: None,
     },
 ];
 
@@ -105,7 +117,6 @@ fn install_debian(packages: &[&str]) -> Result<()> {
     program::say(&format!(
         "Installing from Debian, for the end-to-end tests: {list}."
     ))?;
-    let nginx_is_new = packages.contains(&"nginx");
     let apt = |args: &[&str]| {
         let mut command = Command::new("apt-get");
         // Another apt may be at work, such as the machine's own updates.
@@ -123,10 +134,15 @@ fn install_debian(packages: &[&str]) -> Result<()> {
         apt(&["update"])?;
         install()?;
     }
-    // Where systemd runs, the package starts a server on port 80. Nobody asked
-    // for that one; the tests start their own.
-    if nginx_is_new && Path::new("/run/systemd/system").exists() {
-        program::run(Command::new("systemctl").args(["disable", "--now", "nginx"]))?;
+    // Where systemd runs, packages start servers, nginx on port 80 for one. Nobody
+    // asked for those; the tests start their own.
+    if Path::new("/run/systemd/system").exists() {
+        let new = PROGRAMS
+            .iter()
+            .filter(|wanted| packages.contains(&wanted.debian));
+        for service in new.filter_map(|wanted| wanted.service) {
+            program::run(Command::new("systemctl").args(["disable", "--now", service]))?;
+        }
     }
     Ok(())
 }

@@ -1,60 +1,18 @@
 //! Software that none of us wrote: nginx in front of httpbin.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use whodunit_e2e::mesh::{Directory, Mesh};
 use whodunit_e2e::{http, until};
 
-use crate::support::{alone, stat_row, verdict_when};
-
-/// Says what is missing; none if the example can run.
-fn missing() -> Option<String> {
-    let mut missing = Vec::new();
-    for program in ["nginx", "gunicorn"] {
-        if find(program).is_none() {
-            missing.push(program);
-        }
-    }
-    (!missing.is_empty()).then(|| missing.join(", "))
-}
-
-fn find(program: &str) -> Option<PathBuf> {
-    let venv = std::env::var_os("WHODUNIT_TEST_VENV").map(|venv| PathBuf::from(venv).join("bin"));
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let sbin = [PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")];
-    let places = venv
-        .into_iter()
-        .chain(std::env::split_paths(&path))
-        .chain(sbin);
-    places
-        .map(|place| place.join(program))
-        .find(|file| file.is_file())
-}
+use crate::support::{alone, example, installed, stat_row, verdict_when};
 
 #[test]
 fn nginx_and_httpbin_are_seen_through() {
-    if let Some(missing) = missing() {
-        // `cargo xtask test` installs these; without them there is nothing to run.
-        assert!(std::env::var_os("CI").is_none(), "not installed: {missing}");
-        println!("skipped: install {missing}, or run `cargo xtask test`");
+    if !installed(&["nginx", "gunicorn"]) {
         return;
     }
     let _alone = alone();
-    let directory = Directory::new();
-    let data = directory.data();
-    let file = PathBuf::from(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../examples/httpbin/mesh.toml"
-    ));
-    let args = [
-        "run".into(),
-        "-f".into(),
-        file.into_os_string(),
-        "--data".into(),
-        data.into_os_string(),
-    ];
-    let mesh = Mesh::start(directory, args);
+    let mesh = example("httpbin");
     let app = mesh.address("app");
     for _ in 0..30 {
         assert_eq!(http::get(app, "/get").unwrap().status, 200);
