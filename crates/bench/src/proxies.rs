@@ -206,7 +206,7 @@ type Route = (Speak, SocketAddr, SocketAddr);
 
 fn ours(routes: &[Route], sink: Option<SocketAddr>) -> String {
     let mut text = String::from(
-        "[workload]\nnamespace = \"bench\"\nname = \"app\"\ninstance = \"app-0\"\n[record]\n",
+        "[workload]\nnamespace = \"bench\"\nname = \"app\"\ninstance = \"app-0\"\n[shutdown]\ngrace_ms = 500\n[record]\n",
     );
     text += &match sink {
         Some(sink) => format!("mode = \"send\"\nserver = \"{sink}\"\n"),

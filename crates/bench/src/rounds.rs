@@ -398,6 +398,8 @@ impl Scenario {
         let after = run_time_ns(&processes);
         let loaded_bytes = resident_bytes(&processes);
         engine.stop();
+        // What was under way is still answered, so that the proxy need not wait for it.
+        engine.run(SETTLE, false)?;
         proxy.stop()?;
         let records = sink.take();
         if kind == Ours && records < done.requests {

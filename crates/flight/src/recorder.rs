@@ -105,7 +105,8 @@ struct Counts {
 
 struct Shared {
     config: Config,
-    queue: ArrayQueue<RequestRecord>,
+    /// Boxed, so that an empty queue takes no more than a pointer for each place.
+    queue: ArrayQueue<Box<RequestRecord>>,
     next: AtomicU32,
     counts: Counts,
 }
@@ -189,7 +190,7 @@ impl Recorder {
             }
             Mode::Send => {
                 add(&counts.rows, 1);
-                if self.shared.queue.push(record).is_err() {
+                if self.shared.queue.push(Box::new(record)).is_err() {
                     add(&counts.discarded_queue_full, 1);
                 }
             }
@@ -258,7 +259,7 @@ impl Begun {
                 add(&counts.recorded, 1);
             }
             Mode::Send => {
-                if self.shared.queue.push(record).is_ok() {
+                if self.shared.queue.push(Box::new(record)).is_ok() {
                     add(&counts.rows, 1);
                     add(&counts.recorded, 1);
                 } else {

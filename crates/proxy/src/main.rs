@@ -9,6 +9,11 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use whodunit_proxy::{Config, Proxy, VERSION, log};
 
+/// Takes less time than the system's for the small pieces that a request is made of. Huge
+/// pages are off: they would make every connection resident many times over.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const USAGE: &str = "\
 Forwards requests and records each of them.
 

@@ -15,7 +15,7 @@ use super::head::{Framing, check_look_alike, is_host};
 
 /// The names of a head's fields in their order, as they were written.
 #[derive(Clone, Debug)]
-pub(crate) struct Spelling(pub(crate) Arc<[Box<str>]>);
+pub(crate) struct Spelling(pub(crate) Arc<[(HeaderName, Bytes)]>);
 
 /// The reason phrase of a response as it was received.
 #[derive(Clone, Debug)]
@@ -139,22 +139,23 @@ fn status_line(out: &mut BytesMut, version: Version, status: StatusCode, reason:
 
 /// Writes the fields that came in under their names and in their order, then those of ours.
 fn write_fields(out: &mut BytesMut, map: &HeaderMap, spelling: Option<&Spelling>) {
-    let names: &[Box<str>] = spelling.map_or(&[], |spelling| &spelling.0);
-    for (i, name) in names.iter().enumerate() {
+    let names: &[(HeaderName, Bytes)] = spelling.map_or(&[], |spelling| &spelling.0);
+    for (i, (name, written)) in names.iter().enumerate() {
         if is_ours(name) {
             continue;
         }
-        let before = names[..i]
-            .iter()
-            .filter(|known| known.eq_ignore_ascii_case(name))
-            .count();
-        let value = map.get_all(&**name).iter().nth(before);
-        if let Some(value) = value.filter(|value| is_writable(name, value)) {
-            write_field(out, name.as_bytes(), value.as_bytes());
+        let before = names[..i].iter().filter(|(known, _)| known == name);
+        let value = map.get_all(name).iter().nth(before.count());
+        if let Some(value) = value.filter(|value| is_writable(name.as_str(), value)) {
+            write_field(out, written, value.as_bytes());
         }
     }
-    for key in map.keys().filter(|key| !is_ours(key.as_str())) {
-        let written = names.iter().filter(|name| is_same(name, key)).count();
+    for key in map.keys().filter(|key| !is_ours(key)) {
+        let written = names.iter().filter(|(name, _)| name == key).count();
+        // Most have one value, and it is written.
+        if written > 0 && map.len() == map.keys_len() {
+            continue;
+        }
         let left = map.get_all(key).iter().skip(written);
         for value in left.filter(|value| is_writable(key.as_str(), value)) {
             write_field(out, key.as_str().as_bytes(), value.as_bytes());
@@ -162,12 +163,8 @@ fn write_fields(out: &mut BytesMut, map: &HeaderMap, spelling: Option<&Spelling>
     }
 }
 
-fn is_same(name: &str, key: &HeaderName) -> bool {
-    name.eq_ignore_ascii_case(key.as_str())
-}
-
 /// Fields that this hop writes itself.
-fn is_ours(name: &str) -> bool {
+fn is_ours(name: &HeaderName) -> bool {
     const OURS: [HeaderName; 6] = [
         header::CONTENT_LENGTH,
         header::TRANSFER_ENCODING,
@@ -176,7 +173,7 @@ fn is_ours(name: &str) -> bool {
         HeaderName::from_static("keep-alive"),
         HeaderName::from_static("proxy-connection"),
     ];
-    matches!(name.len(), 7 | 10 | 14 | 16 | 17) && OURS.iter().any(|ours| is_same(name, ours))
+    matches!(name.as_str().len(), 7 | 10 | 14 | 16 | 17) && OURS.contains(name)
 }
 
 fn write_field(out: &mut BytesMut, name: &[u8], value: &[u8]) {

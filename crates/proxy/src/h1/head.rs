@@ -2,6 +2,7 @@
 
 use std::mem::MaybeUninit;
 
+use bytes::Bytes;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
     TRANSFER_ENCODING, UPGRADE,
@@ -104,23 +105,25 @@ pub(crate) struct ResponseHead {
 
 /// Header fields with the spelling and order they came in.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Fields(pub(crate) Vec<(Box<str>, HeaderValue)>);
+pub(crate) struct Fields(pub(crate) Vec<Field>);
+
+/// One of them. What was received is shared by all fields of a head.
+#[derive(Clone, Debug)]
+pub(crate) struct Field {
+    name: HeaderName,
+    /// The name as it was written.
+    pub(crate) written: Bytes,
+    value: HeaderValue,
+}
 
 impl Fields {
-    /// Appends a field.
-    pub(crate) fn push(&mut self, name: &str, value: HeaderValue) {
-        self.0.push((name.into(), value));
-    }
-
     /// Returns the fields as a map, and their names as they were written.
     pub(crate) fn into_map(self) -> (HeaderMap, super::Spelling) {
         let mut map = HeaderMap::with_capacity(self.0.len() + 4);
         let mut names = Vec::with_capacity(self.0.len());
-        for (name, value) in self.0 {
-            if let Ok(key) = HeaderName::from_bytes(name.as_bytes()) {
-                map.append(key, value);
-                names.push(name);
-            }
+        for field in self.0 {
+            names.push((field.name.clone(), field.written));
+            map.append(field.name, field.value);
         }
         (map, super::Spelling(names.into()))
     }
@@ -192,7 +195,8 @@ pub(crate) fn parse_request(
         }
         return Ok(None);
     };
-    let bytes = &bytes[..end];
+    let shared = Bytes::copy_from_slice(&bytes[..end]);
+    let bytes = &shared[..];
     request_line(bytes, limits)?;
     let mut storage = [const { MaybeUninit::uninit() }; FIELDS_MAX + OWN_FIELDS];
     let fields = &mut storage[..limits.fields.min(FIELDS_MAX) + OWN_FIELDS];
@@ -209,11 +213,15 @@ pub(crate) fn parse_request(
     let target = parsed.path.ok_or(BAD("there is no target"))?;
     let version = version(parsed.version)?;
     check_count(parsed.headers, limits)?;
-    let mut found = Found::read(parsed.headers, version)?;
+    let mut found = Found::read(&shared, parsed.headers, version)?;
     let host = host(&found, version)?;
     let (target, authority) = origin_form(&method, target, &host)?;
     if let Some(authority) = authority.filter(|_| host.is_empty()) {
-        found.fields.push("Host", authority);
+        found.fields.0.push(Field {
+            name: HOST,
+            written: Bytes::from_static(b"Host"),
+            value: authority,
+        });
     }
     if found.expect.is_some() && version == Version::HTTP_10 {
         found.expect = None;
@@ -263,7 +271,8 @@ pub(crate) fn parse_response(
     let Some(end) = head_end(bytes, limits)? else {
         return Ok(None);
     };
-    let bytes = &bytes[..end];
+    let shared = Bytes::copy_from_slice(&bytes[..end]);
+    let bytes = &shared[..];
     let mut storage = [const { MaybeUninit::uninit() }; FIELDS_MAX + OWN_FIELDS];
     let fields = &mut storage[..limits.fields.min(FIELDS_MAX) + OWN_FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
@@ -279,7 +288,7 @@ pub(crate) fn parse_response(
     let version = version(parsed.version)?;
     let reason = reason(bytes);
     check_count(parsed.headers, limits)?;
-    let found = Found::read(parsed.headers, version)?;
+    let found = Found::read(&shared, parsed.headers, version)?;
     let bodyless = *method == Method::HEAD
         || status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -486,8 +495,14 @@ struct Found {
 }
 
 impl Found {
-    fn read(headers: &[httparse::Header<'_>], version: Version) -> Result<Self, HeadError> {
+    /// Reads the fields of the head `shared`, which they are parts of.
+    fn read(
+        shared: &Bytes,
+        headers: &[httparse::Header<'_>],
+        version: Version,
+    ) -> Result<Self, HeadError> {
         let mut found = Self::default();
+        found.fields.0.reserve(headers.len());
         let mut hop_by_hop: Vec<Vec<u8>> = Vec::new();
         let mut wants_upgrade = false;
         let mut transfer_encodings = 0;
@@ -502,9 +517,14 @@ impl Found {
             {
                 return Err(BAD("a field value has control characters"));
             }
-            let value = HeaderValue::from_bytes(header.value);
+            let value = HeaderValue::from_maybe_shared(shared.slice_ref(header.value));
             let value = value.map_err(|_| BAD("a field value has forbidden bytes"))?;
             check_look_alike(header.name)?;
+            let field = |name, value| Field {
+                name,
+                written: shared.slice_ref(header.name.as_bytes()),
+                value,
+            };
             match name {
                 TRANSFER_ENCODING => {
                     transfer_encodings += 1;
@@ -546,16 +566,16 @@ impl Found {
                 }
                 HOST => {
                     found.hosts.push(value.clone());
-                    found.fields.push(header.name, value);
+                    found.fields.0.push(field(name, value));
                 }
                 // A hop that forwards trailers may say so; other codings are not understood here.
                 TE if header.value.eq_ignore_ascii_case(b"trailers") => {
-                    found.fields.push(header.name, value);
+                    found.fields.0.push(field(name, value));
                 }
                 TE => {}
                 _ if name == "keep-alive" => found.idle_s = idle_seconds(header.value),
                 _ if is_hop_by_hop(name.as_str()) => {}
-                _ => found.fields.push(header.name, value),
+                _ => found.fields.0.push(field(name, value)),
             }
         }
         if transfer_encodings > 1 || lengths > 1 || (found.chunked && lengths > 0) {
@@ -571,7 +591,7 @@ impl Found {
             found
                 .fields
                 .0
-                .retain(|(field, _)| !field.as_bytes().eq_ignore_ascii_case(&name));
+                .retain(|field| field.name.as_str().as_bytes() != name);
         }
         Ok(found)
     }

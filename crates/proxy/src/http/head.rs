@@ -31,6 +31,9 @@ pub(crate) const HOPS: HeaderName = HeaderName::from_static("whodunit-hops");
 /// a loop.
 pub(crate) const HOPS_MAX: u32 = 8;
 
+/// What the names of all of these begin with.
+const OWN_PREFIX: &str = "whodunit-";
+
 /// Headers that concern one hop only, besides those that `connection` names.
 const HOP_BY_HOP: [HeaderName; 4] = [
     header::CONNECTION,
@@ -186,8 +189,14 @@ pub(crate) fn take_claim(headers: &mut HeaderMap, worker: &Worker) -> Claim {
 
 /// Removes every header of ours from what goes to an application.
 pub(crate) fn strip_own(headers: &mut HeaderMap) {
-    for name in [ID, FROM, HOPS, TWIN, CAUSE, ORIGIN] {
-        headers.remove(name);
+    // Looking at the few names costs less than looking each of ours up.
+    if headers
+        .keys()
+        .any(|name| name.as_str().starts_with(OWN_PREFIX))
+    {
+        for name in [ID, FROM, HOPS, TWIN, CAUSE, ORIGIN] {
+            headers.remove(name);
+        }
     }
 }
 
@@ -221,6 +230,12 @@ fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 /// Removes what concerns only the hop the head came over. With `upgrade` the wish for, or
 /// the agreement on, another protocol goes on to the next hop.
 pub(crate) fn strip_hop(headers: &mut HeaderMap, upgrade: bool) {
+    let concerned = |name: &HeaderName| {
+        matches!(*name, header::UPGRADE | header::TE) || HOP_BY_HOP.contains(name)
+    };
+    if !headers.keys().any(concerned) {
+        return;
+    }
     let named: Vec<HeaderName> = connection_options(headers)
         .filter_map(|option| HeaderName::from_bytes(option.as_bytes()).ok())
         // Framing is not the sender's to name; `te` is handled below.
