@@ -60,9 +60,12 @@ fn decode(bytes: &[u8], step: usize) -> (Vec<u8>, End) {
 /// Tells the protocol by the first bytes.
 pub fn first_bytes(bytes: &[u8]) {
     let verdict = detect::judge(bytes);
-    let tls = detect::is_tls(bytes);
+    let is_other = matches!(
+        verdict,
+        detect::Verdict::Http1 | detect::Verdict::Http2 | detect::Verdict::Introduction
+    );
     assert!(
-        !tls || verdict == detect::Verdict::Other,
+        !(detect::is_tls(bytes) && is_other),
         "TLS is taken for another protocol"
     );
 }

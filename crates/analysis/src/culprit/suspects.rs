@@ -6,7 +6,7 @@ use whodunit_model::{Cause, Origin, Symbol};
 
 use super::blame::place;
 use super::case::Case;
-use super::likelihood::{chance, onset};
+use super::likelihood::{Onset, chance, onset};
 use super::{CULPRIT_MIN, LEADS_MIN, PROBABLY_MIN};
 use crate::hops::Standing;
 use crate::numbers::{count, ratio};
@@ -260,7 +260,13 @@ fn suspect(
         .filter(|&hop| routes.contain(case.hops.hops[hop].route))
         .collect();
     let series: Vec<bool> = calls.iter().map(|hop| own.contains(hop)).collect();
-    let onset = onset(&series)?;
+    let mut onset = onset(&series)?;
+    let plain = &calls[onset.first..onset.until];
+    if concentrated(case, plain, &own) == (None, None)
+        && let Some(narrowed) = onset_where_concentrated(case, &calls, &own)
+    {
+        onset = narrowed;
+    }
     let since_all = count(calls.len() - onset.first);
     let stretch = &calls[onset.first..onset.until];
     let in_stretch: FastSet<usize> = stretch
@@ -517,6 +523,44 @@ fn concentrated(
         return (None, Some(version));
     }
     (instance, Some(version))
+}
+
+/// The stretch in which one instance or version fails, seen from its own calls.
+///
+/// Balancers avoid an instance that fails: among all calls its failures thin out and look
+/// over, though each call that still reaches it fails. None unless its failures stand out
+/// from those of the others in the same time too.
+fn onset_where_concentrated(
+    case: &Case<'_>,
+    calls: &[usize],
+    own: &FastSet<usize>,
+) -> Option<Onset> {
+    let rows = case.rows();
+    let found = concentrated(case, calls, own);
+    let is_there = |hop: usize| match found {
+        (Some(name), _) => case.hops.hops[hop].instance(rows) == name,
+        (None, Some(name)) => case.hops.hops[hop].version(rows) == name,
+        (None, None) => false,
+    };
+    let places: Vec<usize> = (0..calls.len())
+        .filter(|&place| is_there(calls[place]))
+        .collect();
+    let series: Vec<bool> = places
+        .iter()
+        .map(|&place| own.contains(&calls[place]))
+        .collect();
+    let there = onset(&series)?;
+    let first = places[there.first];
+    let until = match places.get(there.until) {
+        Some(_) => places[there.until - 1] + 1,
+        None => calls.len(),
+    };
+    let same = concentrated(case, &calls[first..until], own) == found;
+    same.then_some(Onset {
+        first,
+        until,
+        ..there
+    })
 }
 
 fn one_of(

@@ -453,6 +453,24 @@ fn one_instance_only() {
 }
 
 #[test]
+fn one_instance_that_balancers_avoid() {
+    check(
+        "
+        10 x bot -> web GET /vote
+          web -> voting Voting/Vote instances 2 fails 100% on voting-1
+        100 x bot -> web GET /vote from 2s
+          web -> voting Voting/Vote instances 1
+        ",
+        expect![[r#"
+            probably 0.56: probably voting Vote fails 100 % of its calls (5 of 5) with gRPC UNKNOWN on instance voting-1 only since recording began (14:02:00 UTC); web GET /vote fails because of it
+              culprit voting `Vote` server/app_grpc_status 5/5 instance voting-1
+              symptom web `GET /vote` failures 5/109 since recording began
+              not web `GET /vote` 0.00: 5 of its failures contain a failed call to voting Vote; it failed 0 times on its own
+        "#]],
+    );
+}
+
+#[test]
 fn one_version_only() {
     check(
         "
