@@ -138,6 +138,30 @@ pub const TARGETS: &[Target] = &[
         words: &[b"\xff\xff\xff\xff", b"\x80\x80\x80\x80\x01", b"\x28\xb5\x2f\xfd"],
     },
     Target {
+        name: "snapshot",
+        run: whodunit_proxy::fuzz::snapshot,
+        seeds: &[
+            b"whodunit-snapshot 1 0 00000000\n{\"owner\":{\"namespace\":\"n\",\"workload\":\"w\",\
+              \"instance\":\"w-0\"},\"services\":[{\"namespace\":\"n\",\"name\":\"v\",\"heard_us\":1,\
+              \"exists\":true,\"answers\":{\"namespace\":\"n\",\"workload\":\"v\",\"service\":\"v\"},\
+              \"endpoints\":[{\"address\":\"127.0.0.1:1\",\"instance\":\"v-0\",\"meshed\":true,\
+              \"ready\":true,\"identity\":\"spiffe://local/ns/n/sa/v\"}]}],\"policies\":[{\"listener\":\
+              \"in\",\"heard_us\":1,\"policy\":{\"default\":\"deny\",\"rules\":[{\"name\":\"r\",\
+              \"action\":\"allow\",\"paths\":[\"/a/{}/*\"],\"networks\":[\"10.0.0.0/8\"]}]}}]}",
+        ],
+        words: &[
+            b"whodunit-snapshot ",
+            b" 1 ",
+            b"{\"owner\":",
+            b"[[[[",
+            b"[::1]:1",
+            b"\"deny\"",
+            b"\"*.n.\"",
+            b"-9223372036854775808",
+            b"\\ud800",
+        ],
+    },
+    Target {
         name: "words",
         run: words,
         seeds: &[

@@ -254,6 +254,13 @@ fn write_files(instance: &Instance) -> Result<(), LaunchError> {
             let path = &identity.token_file;
             write_private(path, token.as_bytes()).map_err(file("write", path))?;
         }
+        // One of another run knows other ports; the server of this one is there.
+        match fs::remove_file(&config.control.snapshot) {
+            Err(why) if why.kind() != io::ErrorKind::NotFound => {
+                return Err(file("remove", &config.control.snapshot)(why));
+            }
+            _ => {}
+        }
         let text = config.to_text().map_err(|error| LaunchError::File {
             what: "write",
             path: path.clone(),

@@ -67,6 +67,11 @@ impl Layout {
         self.run().join(format!("{instance}.pem"))
     }
 
+    /// What the server said last to the proxy of an instance.
+    pub(crate) fn snapshot(&self, instance: &str) -> PathBuf {
+        self.run().join(format!("{instance}.snapshot"))
+    }
+
     /// The key that stands in for what may not be recorded in clear. It stays
     /// the same from run to run, so that equal values are told to be equal.
     pub(crate) fn key(&self) -> PathBuf {

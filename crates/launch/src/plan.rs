@@ -486,6 +486,7 @@ impl Planner<'_> {
             },
             control: Control {
                 server: self.given.grpc,
+                snapshot: self.given.layout.snapshot(instance),
             },
             record: Record {
                 mode: "send",

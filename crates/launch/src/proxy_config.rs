@@ -130,6 +130,7 @@ impl Route {
 #[derive(Debug, Serialize)]
 pub(crate) struct Control {
     pub(crate) server: SocketAddr,
+    pub(crate) snapshot: PathBuf,
 }
 
 #[derive(Debug, Serialize)]
@@ -254,6 +255,7 @@ mod tests {
             ],
             control: Control {
                 server: local(7_071),
+                snapshot: PathBuf::from("/data/run/web-0.snapshot"),
             },
             record: Record {
                 mode: "send",
@@ -313,6 +315,7 @@ mod tests {
 
             [control]
             server = "127.0.0.1:7071"
+            snapshot = "/data/run/web-0.snapshot"
 
             [record]
             mode = "send"

@@ -245,6 +245,14 @@ limits! {
         then "the oldest batch is discarded and counted as buffer_full",
         fix "bring the server back, or raise the setting",
         setting "record.buffer_bytes";
+    /// Bytes of the file that keeps what the server says.
+    SnapshotBytes: Proxy "snapshot_bytes" = Bytes 8 << 20,
+        then "the file is not replaced",
+        fix "split the services of the instance: it calls more than a file has room for";
+    /// Time for which what the server said may be used by a proxy that starts without it.
+    SnapshotAge: Proxy "snapshot_age_ms" = Milliseconds 86_400_000,
+        then "the proxy starts without it",
+        uncounted "a proxy that runs keeps what it knows however long the server is gone";
     /// Time that open requests may take to end after SIGTERM.
     ShutdownTime: Proxy "shutdown_grace_ms" = Milliseconds 30_000,
         then "what is open is cut off, cause shutdown",

@@ -32,6 +32,8 @@ pub struct Config {
     pub policy_watch: bool,
     /// The discovery server.
     pub control: Option<SocketAddr>,
+    /// File that keeps what the server says, for a start while it is gone.
+    pub snapshot: Option<PathBuf>,
     /// What becomes of records.
     pub record: Record,
     /// What records may contain in clear.

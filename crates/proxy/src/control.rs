@@ -4,6 +4,8 @@
 
 mod backoff;
 mod discovery;
+mod heard;
+mod keep;
 mod policy;
 
 use std::cell::Cell;
@@ -11,9 +13,9 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use whodunit_flight::{Outbox, Recorder};
 use whodunit_model::BootId;
 use whodunit_model::policy::Policy;
@@ -21,9 +23,11 @@ use whodunit_model::topology::ServiceName;
 use whodunit_wire::tonic::transport::{Channel, Endpoint};
 
 pub(crate) use backoff::Backoff;
+pub(crate) use heard::Heard;
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::snapshot::{Owner, Snapshot};
 use crate::stats::Stats;
 use crate::tls::Source;
 use crate::upstream::Known;
@@ -43,8 +47,10 @@ pub(crate) struct Control {
     pub(crate) services: HashMap<ServiceName, watch::Sender<Known>>,
     /// Keeps the certificate up to date, with an identity.
     pub(crate) identity: Option<Source>,
-    /// Where the policy of each port is told to worker threads, if the server has it.
-    pub(crate) policies: Vec<(u16, watch::Sender<Arc<Policy>>)>,
+    /// The inbound listeners whose policy the server has.
+    pub(crate) policies: Vec<Watched>,
+    /// What the server said in the life before.
+    pub(crate) snapshot: Snapshot,
     /// Questions to worker threads.
     pub(crate) asks: Vec<mpsc::Sender<Ask>>,
     pub(crate) admin: Option<std::net::TcpListener>,
@@ -52,6 +58,14 @@ pub(crate) struct Control {
     /// Becomes true when all worker threads have ended.
     pub(crate) stopped: watch::Receiver<bool>,
     pub(crate) seed: u64,
+}
+
+/// An inbound listener whose policy the server has.
+pub(crate) struct Watched {
+    pub(crate) listener: String,
+    pub(crate) port: u16,
+    /// Where the policy is told to worker threads.
+    pub(crate) sender: watch::Sender<Arc<Policy>>,
 }
 
 /// What the tasks of the control thread tell each other.
@@ -65,36 +79,24 @@ pub(crate) struct State {
     pub(crate) asks: Vec<mpsc::Sender<Ask>>,
     pub(crate) phase: watch::Receiver<Phase>,
     /// One per discovered service.
-    pub(crate) discovered: Vec<Rc<Discovered>>,
+    pub(crate) discovered: Vec<Rc<Heard>>,
     /// The proxy's clock minus the server's, µs, as last measured.
     pub(crate) clock_offset_us: Cell<i64>,
-}
-
-/// The state of one discovery stream.
-#[derive(Debug)]
-pub(crate) struct Discovered {
-    /// Whether the server ever answered.
-    pub(crate) heard: Cell<bool>,
-    /// None while connected, else since when not.
-    pub(crate) lost_since: Cell<Option<Instant>>,
 }
 
 impl State {
     /// Returns how long discovery has not been connected, zero while it is, none without
     /// discovery. With several services the longest counts.
     pub(crate) fn discovery_age(&self) -> Option<Duration> {
-        let age = |stream: &Rc<Discovered>| {
-            stream
-                .lost_since
-                .get()
-                .map_or(Duration::ZERO, |since| since.elapsed())
-        };
-        self.discovered.iter().map(age).max()
+        let now_us = self.clock.now_us();
+        let age_us = self.discovered.iter().map(|heard| heard.age_us(now_us));
+        let age_us = age_us.max()?;
+        Some(Duration::from_micros(u64::try_from(age_us).unwrap_or(0)))
     }
 
     /// Says whether every service was answered for at least once.
     pub(crate) fn all_discovered(&self) -> bool {
-        self.discovered.iter().all(|stream| stream.heard.get())
+        self.discovered.iter().all(|heard| heard.ever())
     }
 }
 
@@ -106,6 +108,8 @@ pub(crate) async fn run(control: Control) {
         services,
         identity,
         policies,
+        snapshot,
+        clock,
         outbox,
         admin,
         mut stopped,
@@ -114,18 +118,43 @@ pub(crate) async fn run(control: Control) {
     } = control;
     let mut streams = Vec::with_capacity(services.len());
     let mut discovered = Vec::with_capacity(services.len());
+    let changed = Rc::new(Notify::new());
+    let now_us = clock.now_us();
+    let heard = |kept_us| Rc::new(Heard::new(kept_us, now_us, changed.clone()));
     for (name, sender) in services {
-        let state = Rc::new(Discovered {
-            heard: Cell::new(false),
-            lost_since: Cell::new(Some(Instant::now())),
-        });
+        let kept = snapshot.service(&name);
+        let state = heard(kept.map(|service| service.heard_us));
         discovered.push(state.clone());
         streams.push((name, sender, state));
+    }
+    let watch = |watched: Watched| {
+        let kept = snapshot.port(&watched.listener);
+        let state = heard(kept.map(|port| port.heard_us));
+        (watched, state)
+    };
+    let policies: Vec<_> = policies.into_iter().map(watch).collect();
+    if let Some(path) = &config.snapshot {
+        let service = |(name, sender, heard): &(ServiceName, watch::Sender<Known>, Rc<Heard>)| {
+            (name.clone(), sender.subscribe(), heard.clone())
+        };
+        let port = |(watched, heard): &(Watched, Rc<Heard>)| {
+            let policy = watched.sender.subscribe();
+            (watched.listener.clone(), policy, heard.clone())
+        };
+        let keeper = keep::Keeper {
+            path: path.clone(),
+            owner: Owner::of(&config.workload),
+            clock,
+            services: streams.iter().map(service).collect(),
+            policies: policies.iter().map(port).collect(),
+            changed,
+        };
+        tokio::task::spawn_local(Rc::new(keeper).follow());
     }
     let state = Rc::new(State {
         config: config.clone(),
         listeners: control.listeners,
-        clock: control.clock,
+        clock,
         boot: control.boot,
         recorder: control.recorder,
         stats: control.stats,
@@ -139,18 +168,20 @@ pub(crate) async fn run(control: Control) {
         let backoff = Backoff::new(seed.wrapping_add(index as u64));
         let instance = config.workload.instance.to_string();
         tokio::task::spawn_local(discovery::follow(
-            server, name, instance, sender, stream, backoff,
+            server, name, instance, sender, stream, clock, backoff,
         ));
     }
     if let Some(identity) = identity {
         tokio::task::spawn_local(identity.follow(seed ^ 0x1de7));
     }
-    for (index, (port, sender)) in policies.into_iter().enumerate() {
+    for (index, (watched, heard)) in policies.into_iter().enumerate() {
         let Some(server) = config.control else { break };
         let backoff = Backoff::new(seed.wrapping_add(0x901).wrapping_add(index as u64));
         let own = &config.workload;
         let workload = whodunit_wire::policy::workload(&own.namespace, &own.instance);
-        tokio::task::spawn_local(policy::follow(server, workload, port, sender, backoff));
+        tokio::task::spawn_local(policy::follow(
+            server, workload, watched, heard, clock, backoff,
+        ));
     }
     if let Some(listener) = admin {
         tokio::task::spawn_local(admin::serve(state.clone(), listener));

@@ -5,6 +5,7 @@ use http::Method;
 
 use crate::detect;
 use crate::h1::{BodyDecoder, Decoded, Framing, Limits, parse_request, parse_response};
+use crate::snapshot::Snapshot;
 
 /// Parses a request head.
 pub fn http1_request(bytes: &[u8]) {
@@ -55,6 +56,25 @@ fn decode(bytes: &[u8], step: usize) -> (Vec<u8>, End) {
         }
     }
     (body, End::Unfinished)
+}
+
+/// Reads what is kept of the server's word: what is accepted can be written, and is read
+/// as the same again.
+pub fn snapshot(bytes: &[u8]) {
+    // The sum of the body is made right, or hardly any input would come as far as the body.
+    let body = bytes.splitn(2, |byte| *byte == b'\n').nth(1);
+    let summed = body.map(crate::snapshot::with_sum);
+    for bytes in [bytes].into_iter().chain(summed.as_deref()) {
+        let Ok(snapshot) = Snapshot::parse(bytes) else {
+            continue;
+        };
+        let written = snapshot.to_bytes().ok();
+        let again = written.and_then(|bytes| Snapshot::parse(&bytes).ok());
+        assert!(
+            again.is_none_or(|again| again == snapshot),
+            "a snapshot of ours is read as another"
+        );
+    }
 }
 
 /// Tells the protocol by the first bytes.

@@ -32,6 +32,7 @@ mod opaque;
 mod policy;
 mod running;
 mod sending;
+mod snapshot;
 mod stats;
 mod strings;
 mod tls;

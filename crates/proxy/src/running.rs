@@ -15,8 +15,9 @@ use whodunit_model::topology::ServiceName;
 
 use crate::clock::Clock;
 use crate::config::{Config, Target};
-use crate::control::{self, Control};
+use crate::control::{self, Control, Watched};
 use crate::net;
+use crate::snapshot::{self, Owner, Snapshot};
 use crate::stats::Stats;
 use crate::tls::Source;
 use crate::upstream::Known;
@@ -131,16 +132,34 @@ impl Proxy {
             None => None,
         };
         let clock = Clock::start();
+        let own = &config.workload;
+        let snapshot = match &config.snapshot {
+            Some(path) => snapshot::load(path, own, clock.now_us()),
+            None => Snapshot::empty(Owner::of(own)),
+        };
+        let known = |name: &ServiceName| {
+            let kept = snapshot.service(name);
+            watch::Sender::new(kept.map_or_else(Known::default, |kept| Known {
+                heard: true,
+                destination: kept.destination(),
+            }))
+        };
         let (phase, phases) = watch::channel(Phase::Running);
         let (stop, stopped) = watch::channel(false);
         let mut services: HashMap<ServiceName, watch::Sender<Known>> = HashMap::new();
         let mut watched = Vec::new();
         let mut policies = Vec::with_capacity(config.listeners.len());
         for (listener, address) in config.listeners.iter().zip(&addresses) {
-            let (sender, policy) = watch::channel(Arc::new(listener.policy.clone()));
             let is_watched = config.policy_watch && listener.direction == Side::Inbound;
+            let kept = snapshot.port(&listener.name).filter(|_| is_watched);
+            let policy = kept.map_or(&listener.policy, |kept| &kept.policy);
+            let (sender, policy) = watch::channel(Arc::new(policy.clone()));
             if is_watched {
-                watched.push((address.port(), sender));
+                watched.push(Watched {
+                    listener: listener.name.clone(),
+                    port: address.port(),
+                    sender,
+                });
             }
             policies.push((policy, !is_watched));
         }
@@ -169,11 +188,7 @@ impl Proxy {
                 .map(|listener| match &listener.target {
                     Target::Service(name) => {
                         let sender = services.entry(name.clone());
-                        Some(
-                            sender
-                                .or_insert_with(|| watch::Sender::new(Known::default()))
-                                .subscribe(),
-                        )
+                        Some(sender.or_insert_with(|| known(name)).subscribe())
                     }
                     Target::Forward(_) => None,
                 });
@@ -181,10 +196,9 @@ impl Proxy {
             let split = config.listeners.iter().map(|listener| {
                 let weighted = listener.routes.iter().flat_map(|route| &route.split);
                 let subscribe = weighted.map(|weighted| {
-                    let sender = services.entry(weighted.service.clone());
-                    sender
-                        .or_insert_with(|| watch::Sender::new(Known::default()))
-                        .subscribe()
+                    let name = &weighted.service;
+                    let sender = services.entry(name.clone());
+                    sender.or_insert_with(|| known(name)).subscribe()
                 });
                 subscribe.collect()
             });
@@ -219,6 +233,7 @@ impl Proxy {
             services,
             identity,
             policies: watched,
+            snapshot,
             asks,
             admin,
             phase: phases,

@@ -74,6 +74,7 @@ struct ListenerTable {
 #[serde(deny_unknown_fields)]
 struct Control {
     server: Spanned<String>,
+    snapshot: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -251,6 +252,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
         listeners,
         policy_watch,
         control,
+        snapshot: file.control.and_then(|control| control.snapshot),
         record,
         redaction: Redaction {
             key,

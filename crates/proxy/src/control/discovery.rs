@@ -12,7 +12,8 @@ use whodunit_wire::linkerd::destination::destination_client::DestinationClient;
 use whodunit_wire::linkerd::destination::{GetDestination, Update};
 use whodunit_wire::tonic::Status;
 
-use super::{Backoff, Discovered};
+use super::{Backoff, Heard};
+use crate::clock::Clock;
 use crate::upstream::Known;
 
 /// How long "there is no such service" is doubted while endpoints are known: a server that
@@ -25,13 +26,13 @@ pub(super) async fn follow(
     service: ServiceName,
     instance: String,
     sender: watch::Sender<Known>,
-    state: Rc<Discovered>,
+    heard: Rc<Heard>,
+    clock: Clock,
     mut backoff: Backoff,
 ) {
     loop {
-        let result = stream(server, &service, &instance, &sender, &state, &mut backoff).await;
-        if state.lost_since.get().is_none() {
-            state.lost_since.set(Some(Instant::now()));
+        let result = stream(server, &service, &instance, &sender, &heard, &mut backoff).await;
+        if heard.lose(clock.now_us()) {
             tracing::warn!(%service, %server, "lost the discovery server, keeping what is known");
         }
         if let Err(error) = result {
@@ -46,7 +47,7 @@ async fn stream(
     service: &ServiceName,
     instance: &str,
     sender: &watch::Sender<Known>,
-    state: &Discovered,
+    heard: &Heard,
     backoff: &mut Backoff,
 ) -> Result<(), Status> {
     let endpoint = super::endpoint(server).ok_or_else(|| Status::internal("no endpoint"))?;
@@ -77,8 +78,7 @@ async fn stream(
         let Some(update) = update else { return Ok(()) };
         backoff.reset();
         destination.apply(update);
-        state.heard.set(true);
-        state.lost_since.set(None);
+        heard.hear(false);
         let had_endpoints = !sender.borrow().destination.endpoints.is_empty();
         if had_endpoints && !destination.exists {
             let until = *doubt.get_or_insert_with(|| Instant::now() + DOUBT);
@@ -88,7 +88,7 @@ async fn stream(
         }
         doubt = None;
         tracing::debug!(%service, endpoints = destination.endpoints.len(), "discovered");
-        sender.send_if_modified(|known| {
+        let news = sender.send_if_modified(|known| {
             let differs = !known.heard || known.destination != destination;
             *known = Known {
                 heard: true,
@@ -96,5 +96,6 @@ async fn stream(
             };
             differs
         });
+        heard.hear(news);
     }
 }

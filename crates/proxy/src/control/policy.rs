@@ -2,28 +2,32 @@
 //! stream per inbound port.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::sync::watch;
-use whodunit_model::policy::Policy;
 use whodunit_wire::linkerd::inbound::PortSpec;
 use whodunit_wire::linkerd::inbound::inbound_server_policies_client::InboundServerPoliciesClient;
 use whodunit_wire::policy;
 use whodunit_wire::tonic::Status;
 
-use super::Backoff;
+use super::{Backoff, Heard, Watched};
+use crate::clock::Clock;
 
 /// Follows the policy of a port for ever. What was heard last holds while the server is
 /// gone; before anything was heard, what the configuration says.
 pub(super) async fn follow(
     server: SocketAddr,
     workload: String,
-    port: u16,
-    sender: watch::Sender<Arc<Policy>>,
+    watched: Watched,
+    heard: Rc<Heard>,
+    clock: Clock,
     mut backoff: Backoff,
 ) {
+    let port = watched.port;
     loop {
-        if let Err(error) = stream(server, &workload, port, &sender, &mut backoff).await {
+        let result = stream(server, &workload, &watched, &heard, &mut backoff).await;
+        heard.lose(clock.now_us());
+        if let Err(error) = result {
             tracing::debug!(port, %server, %error, "cannot follow the policy, keeping what is known");
         }
         tokio::time::sleep(backoff.pause()).await;
@@ -33,10 +37,11 @@ pub(super) async fn follow(
 async fn stream(
     server: SocketAddr,
     workload: &str,
-    port: u16,
-    sender: &watch::Sender<Arc<Policy>>,
+    watched: &Watched,
+    heard: &Heard,
     backoff: &mut Backoff,
 ) -> Result<(), Status> {
+    let port = watched.port;
     let endpoint = super::endpoint(server).ok_or_else(|| Status::internal("no endpoint"))?;
     let channel = endpoint
         .connect()
@@ -55,13 +60,14 @@ async fn stream(
         match policy::policy(update) {
             Ok(policy) => {
                 tracing::debug!(port, rules = policy.rules.len(), "heard the policy");
-                sender.send_if_modified(|known| {
+                let news = watched.sender.send_if_modified(|known| {
                     let differs = **known != policy;
                     if differs {
                         *known = Arc::new(policy);
                     }
                     differs
                 });
+                heard.hear(news);
             }
             Err(error) => {
                 tracing::error!(port, %server, %error, "keeping the policy that is known")

@@ -164,6 +164,7 @@ const KEYS: &[&str] = &[
     "listener.service",
     "listener.namespace",
     "control.server",
+    "control.snapshot",
     "record.mode",
     "record.server",
     "record.buffer_bytes",

@@ -25,4 +25,5 @@ mod policy;
 mod records;
 mod sending;
 mod shutdown;
+mod snapshot;
 mod tls;

@@ -121,6 +121,18 @@ impl Setup {
         self
     }
 
+    /// Keeps what the server says in a file.
+    pub(crate) fn snapshot(mut self, file: &Path) -> Self {
+        let table = format!("[control]\nsnapshot = \"{}\"\n", file.display());
+        self.text = self.text.replace("[control]\n", &table);
+        self
+    }
+
+    /// Returns the text of the file.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Starts the proxy.
     pub(crate) fn start(self) -> Running {
         let config = Config::parse(&self.text, Path::new("proxy.toml")).expect(&self.text);

@@ -525,7 +525,7 @@ async fn rotating_leaf_issuer_and_anchor_under_load_fails_nothing() {
 }
 
 /// Returns `[identity]` of a proxy that asks a server, with its token in `dir`.
-fn asking(dir: &Path, authority: &Authority, server: &Server, name: &str) -> String {
+pub(crate) fn asking(dir: &Path, authority: &Authority, server: &Server, name: &str) -> String {
     let token = authority.token_key().issue(&Subject {
         namespace: "test".to_owned(),
         account: name.to_owned(),
