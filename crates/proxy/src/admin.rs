@@ -18,7 +18,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -26,6 +25,7 @@ use crate::control::State;
 use crate::limits::{self, Limit};
 use crate::log::{self, LevelError};
 use crate::metrics::{Own, Snapshot, render};
+use crate::net::{Bound, TcpListener, TcpStream};
 use crate::worker::{Ask, Phase, own_labels};
 
 /// Most connections at a time; scrapers and probes need a few.
@@ -48,7 +48,7 @@ const DISCOVERY_WAIT: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Answers for ever.
-pub(crate) async fn serve(state: Rc<State>, socket: std::net::TcpListener) {
+pub(crate) async fn serve(state: Rc<State>, socket: Bound) {
     let listener = match TcpListener::from_std(socket) {
         Ok(listener) => listener,
         Err(error) => {

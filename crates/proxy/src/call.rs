@@ -14,7 +14,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use whodunit_flight::Begun;
 use whodunit_model::outcome::{self, Ending};
@@ -22,6 +22,7 @@ use whodunit_model::record::{Kind, RequestRecord, Side};
 use whodunit_model::redact::Attributes;
 use whodunit_model::{Cause, Origin, Outcome, RequestId};
 
+use crate::clock::Instant;
 use crate::clock::micros;
 use crate::metrics::{Response, Scope};
 use crate::worker::Worker;

@@ -1,9 +1,16 @@
 //! The proxy's clock: one wall-clock anchor per boot, moved by the monotonic clock.
 //!
 //! Steps of the system clock never show up in records of one boot, so their
-//! order within an instance is exact.
+//! order within an instance is exact. In a simulation both clocks are the simulator's.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
+#[cfg(not(feature = "simulation"))]
+pub(crate) use std::time::Instant;
+#[cfg(not(feature = "simulation"))]
+use std::time::{SystemTime, UNIX_EPOCH};
+
+#[cfg(feature = "simulation")]
+pub(crate) use tokio::time::Instant;
 
 /// Tells wall time in microseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug)]
@@ -15,9 +22,11 @@ pub(crate) struct Clock {
 impl Clock {
     /// Returns a clock anchored at the present moment.
     pub(crate) fn start() -> Self {
-        let wall = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        #[cfg(not(feature = "simulation"))]
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+        #[cfg(feature = "simulation")]
+        let wall = turmoil::since_epoch().ok_or(());
+        let wall = wall.unwrap_or_default();
         Self {
             wall_us: micros(wall),
             anchor: Instant::now(),

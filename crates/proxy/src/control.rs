@@ -32,7 +32,7 @@ use crate::stats::Stats;
 use crate::tls::Source;
 use crate::upstream::Known;
 use crate::worker::{Ask, Phase};
-use crate::{admin, limits, sending};
+use crate::{admin, limits, net, sending};
 
 /// What the control thread is given.
 pub(crate) struct Control {
@@ -53,7 +53,7 @@ pub(crate) struct Control {
     pub(crate) snapshot: Snapshot,
     /// Questions to worker threads.
     pub(crate) asks: Vec<mpsc::Sender<Ask>>,
-    pub(crate) admin: Option<std::net::TcpListener>,
+    pub(crate) admin: Option<net::Bound>,
     pub(crate) phase: watch::Receiver<Phase>,
     /// Becomes true when all worker threads have ended.
     pub(crate) stopped: watch::Receiver<bool>,

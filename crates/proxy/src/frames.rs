@@ -7,8 +7,9 @@
 //!
 //! Bytes go in, facts come out: no I/O, and no allocation per frame.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::clock::Instant;
 use crate::limits::Limit;
 
 /// Bytes of the header of a frame.

@@ -35,6 +35,7 @@ mod sending;
 mod snapshot;
 mod stats;
 mod strings;
+mod thread;
 mod tls;
 mod upstream;
 mod worker;

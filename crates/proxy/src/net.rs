@@ -1,9 +1,15 @@
 //! The network we run on: listening sockets, and streams that count their bytes.
+//!
+//! What only a kernel can do is in `kernel`. With the feature `simulation` the same names
+//! come from `simulated` instead, and everything above runs as it is.
+
+#[cfg(not(feature = "simulation"))]
+mod kernel;
+#[cfg(feature = "simulation")]
+mod simulated;
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::os::fd::AsFd as _;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,18 +17,20 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, Interest, ReadBuf};
-pub(crate) use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsStream;
 use whodunit_model::Cause;
+
+#[cfg(not(feature = "simulation"))]
+use kernel as system;
+#[cfg(feature = "simulation")]
+use simulated as system;
+
+pub(crate) use system::{Bound, Broken, TcpListener, TcpStream, channel, listen};
 
 use crate::buffers;
 use crate::limits::{self, Limit};
 use crate::metrics::Transport;
-
-/// Connections that may wait to be accepted, the limit of most kernels.
-const BACKLOG: i32 = 4_096;
 
 /// How long a connection to an endpoint or the application may take to be accepted.
 ///
@@ -31,42 +39,6 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Limit::ConnectTime.time();
 
 /// Most bytes that TLS keeps for a peer that does not read them.
 const TLS_BUFFER_BYTES: usize = 32 << 10;
-
-/// When the peer of a silent opaque connection is asked whether it is still there.
-const KEEP_ALIVE: TcpKeepalive = TcpKeepalive::new()
-    .with_time(Duration::from_secs(60))
-    .with_interval(Duration::from_secs(10));
-
-/// Opens `shards` listening sockets on one address, all with the same port.
-///
-/// With several shards the kernel spreads connections over them. As sockets that share a
-/// port would not notice another process of the same user there, the address is first
-/// tried exclusively.
-pub(crate) fn listen(address: SocketAddr, shards: usize) -> io::Result<Vec<std::net::TcpListener>> {
-    let first = open(address, false)?;
-    if shards <= 1 {
-        return Ok(vec![first]);
-    }
-    let address = first.local_addr()?;
-    drop(first);
-    (0..shards).map(|_| open(address, true)).collect()
-}
-
-fn open(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    socket.set_reuse_address(true)?;
-    if shared {
-        socket.set_reuse_port(true)?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
 
 /// Connects within [`CONNECT_TIMEOUT`].
 pub(crate) async fn connect(address: SocketAddr) -> Result<TcpStream, Cause> {
@@ -223,7 +195,7 @@ impl Io {
     /// Sees to it that a peer that vanished without a word is noticed some day.
     pub(crate) fn keep_alive(&self) {
         // Without it a dead peer costs an idle connection, no more.
-        let _ = SockRef::from(self.socket()).set_tcp_keepalive(&KEEP_ALIVE);
+        let _ = system::keep_alive(self.socket());
     }
 
     /// Waits until there are bytes to read, or the end.
@@ -304,16 +276,12 @@ impl Io {
     ///
     /// Asks the kernel: what the runtime has not been told yet counts too.
     pub(crate) fn is_quiet(&self) -> bool {
-        let peeked = SockRef::from(self.socket()).peek(&mut [MaybeUninit::uninit()]);
-        self.read_ahead.is_empty()
-            && !self.is_decrypted()
-            && peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        self.read_ahead.is_empty() && !self.is_decrypted() && system::is_quiet(self.socket())
     }
 
     /// Returns a watch for a reset, for connections whose peer sends nothing more.
     pub(crate) fn broken(&self) -> io::Result<Broken> {
-        let descriptor = self.socket().as_fd().try_clone_to_owned()?;
-        TcpStream::from_std(descriptor.into()).map(Broken)
+        Broken::watch(self.socket())
     }
 
     /// Reads into a buffer, which is provided when there are bytes to read. 0 is the end.
@@ -340,25 +308,7 @@ impl Io {
     /// Makes closing the connection reset it, so that the peer learns of a reset.
     pub(crate) fn reset_on_close(&self) {
         // If the option cannot be set the peer sees an ordinary close.
-        let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
-    }
-}
-
-/// Watches a connection for a reset through a descriptor of its own, so that nobody has to
-/// look from time to time.
-pub(crate) struct Broken(TcpStream);
-
-impl Broken {
-    /// Completes when the connection was reset.
-    pub(crate) async fn wait(self) {
-        while self.0.ready(Interest::ERROR).await.is_ok() {
-            if !matches!(self.0.take_error(), Ok(None)) {
-                return;
-            }
-            // Nothing was wrong, so wait for the next event.
-            let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-            let _ = self.0.try_io(Interest::ERROR, nothing);
-        }
+        let _ = system::reset_on_close(self.socket());
     }
 }
 

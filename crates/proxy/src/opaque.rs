@@ -18,7 +18,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -26,6 +26,7 @@ use whodunit_model::record::{Kind, Protocol, Side, TlsState, Twin};
 use whodunit_model::{Cause, RequestId};
 
 use crate::call::{Call, Fault};
+use crate::clock::Instant;
 use crate::clock::micros;
 use crate::http::Claim;
 use crate::limits::{self, Limit};

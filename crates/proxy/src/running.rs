@@ -4,9 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
-use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::{mpsc, watch};
 use whodunit_flight::{Counters, Recorder};
 use whodunit_model::BootId;
@@ -16,9 +14,10 @@ use whodunit_model::topology::ServiceName;
 use crate::clock::Clock;
 use crate::config::{Config, Target};
 use crate::control::{self, Control, Watched};
-use crate::net;
+use crate::net::{self, Bound};
 use crate::snapshot::{self, Owner, Snapshot};
 use crate::stats::Stats;
+use crate::thread::{self, Thread};
 use crate::tls::Source;
 use crate::upstream::Known;
 use crate::worker::{self, Phase, Start};
@@ -39,8 +38,8 @@ pub struct Running {
     stats: Arc<Stats>,
     phase: watch::Sender<Phase>,
     stop: watch::Sender<bool>,
-    workers: Vec<JoinHandle<()>>,
-    control: Option<JoinHandle<()>>,
+    workers: Vec<Thread>,
+    control: Option<Thread>,
 }
 
 /// Why a proxy did not start.
@@ -93,9 +92,27 @@ impl Proxy {
     /// # Errors
     /// When an address is taken or the system refuses a resource.
     pub fn start(config: Config) -> Result<Running, StartError> {
+        Self::start_with(config, || getrandom::u64().map_err(io::Error::other))
+    }
+
+    /// Starts one inside a simulated network, with every choice made by `seed`.
+    ///
+    /// # Errors
+    /// When an address is taken.
+    #[cfg(feature = "simulation")]
+    pub fn simulate(config: Config, mut seed: u64) -> Result<Running, StartError> {
+        Self::start_with(config, || {
+            seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            Ok((seed ^ (seed >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9))
+        })
+    }
+
+    fn start_with(
+        config: Config,
+        mut random: impl FnMut() -> io::Result<u64>,
+    ) -> Result<Running, StartError> {
         let config = Arc::new(config);
-        let mut shards: Vec<Vec<std::net::TcpListener>> =
-            (0..config.workers).map(|_| Vec::new()).collect();
+        let mut shards: Vec<Vec<Bound>> = (0..config.workers).map(|_| Vec::new()).collect();
         let mut addresses = Vec::with_capacity(config.listeners.len());
         for listener in &config.listeners {
             let sockets = open(&listener.name, listener.listen, config.workers)?;
@@ -112,10 +129,7 @@ impl Proxy {
             Some(address) => open("admin", address, 1)?.pop(),
             None => None,
         };
-        let admin_address = admin
-            .as_ref()
-            .map(std::net::TcpListener::local_addr)
-            .transpose()?;
+        let admin_address = admin.as_ref().map(Bound::local_addr).transpose()?;
         let boot = BootId(random()?);
         let (recorder, outbox) = Recorder::new(whodunit_flight::Config {
             mode: config.record.mode,
@@ -220,7 +234,9 @@ impl Proxy {
             };
             running
                 .workers
-                .push(spawn(&format!("worker-{index}"), || worker::run(start))?);
+                .push(thread::spawn(&format!("worker-{index}"), || {
+                    worker::run(start)
+                })?);
         }
         let control = Control {
             listeners: running.listeners.clone(),
@@ -240,16 +256,12 @@ impl Proxy {
             stopped,
             seed: random()?,
         };
-        running.control = Some(spawn("control", || control::run(control))?);
+        running.control = Some(thread::spawn("control", || control::run(control))?);
         Ok(running)
     }
 }
 
-fn open(
-    name: &str,
-    address: SocketAddr,
-    shards: usize,
-) -> Result<Vec<std::net::TcpListener>, StartError> {
+fn open(name: &str, address: SocketAddr, shards: usize) -> Result<Vec<Bound>, StartError> {
     net::listen(address, shards).map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => StartError::PortTaken {
             name: name.to_owned(),
@@ -261,29 +273,6 @@ fn open(
             source,
         },
     })
-}
-
-fn random() -> io::Result<u64> {
-    getrandom::u64().map_err(io::Error::other)
-}
-
-/// Runs a future on a thread and a runtime of its own.
-fn spawn<F, T>(name: &str, make: F) -> io::Result<JoinHandle<()>>
-where
-    F: FnOnce() -> T + Send + 'static,
-    T: Future<Output = ()> + 'static,
-{
-    let runtime = || -> io::Result<LocalRuntime> {
-        Builder::new_current_thread()
-            .enable_all()
-            .build_local(LocalOptions::default())
-    };
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(move || match runtime() {
-            Ok(runtime) => runtime.block_on(make()),
-            Err(error) => tracing::error!(%error, "cannot start a runtime"),
-        })
 }
 
 impl Running {
@@ -326,26 +315,44 @@ impl Running {
 
     /// Stops accepting, lets open requests finish within the configured grace, sends the
     /// last records, and returns when all threads have ended.
+    #[cfg(not(feature = "simulation"))]
     pub fn shutdown(mut self) {
         self.end();
     }
 
+    #[cfg(not(feature = "simulation"))]
     fn end(&mut self) {
         self.phase.send_replace(Phase::Draining);
         for worker in self.workers.drain(..) {
-            if worker.join().is_err() {
+            if !worker.join() {
                 tracing::error!("a worker thread panicked");
             }
         }
         self.stop.send_replace(true);
         if let Some(control) = self.control.take()
-            && control.join().is_err()
+            && !control.join()
         {
             tracing::error!("the control thread panicked");
         }
     }
+
+    /// As the other, in a simulation. Returns whether no thread has panicked.
+    #[cfg(feature = "simulation")]
+    pub async fn shutdown(mut self) -> bool {
+        let mut sound = true;
+        self.phase.send_replace(Phase::Draining);
+        for worker in self.workers.drain(..) {
+            sound &= worker.join().await;
+        }
+        self.stop.send_replace(true);
+        if let Some(control) = self.control.take() {
+            sound &= control.join().await;
+        }
+        sound
+    }
 }
 
+#[cfg(not(feature = "simulation"))]
 impl Drop for Running {
     fn drop(&mut self) {
         self.end();

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -19,8 +19,10 @@ use whodunit_wire::v1::{
 };
 
 use crate::VERSION;
+use crate::clock::Instant;
 use crate::control::{Backoff, State, endpoint};
 use crate::metrics::{discarded, dropped};
+use crate::net;
 
 /// How often the queue is looked at. A full batch is sealed at once, a smaller one after
 /// [`SEAL_TICKS`] of these.
@@ -125,8 +127,7 @@ struct Connection {
 /// Opens a stream and says hello.
 async fn connect(state: Rc<State>, server: SocketAddr) -> Result<Connection, Status> {
     let endpoint = endpoint(server).ok_or_else(|| Status::internal("no endpoint"))?;
-    let channel = endpoint
-        .connect()
+    let channel = net::channel(&endpoint)
         .await
         .map_err(|error| Status::unavailable(error.to_string()))?;
     let mut client = RecorderClient::new(channel);

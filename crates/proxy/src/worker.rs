@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::HeaderValue;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -24,9 +24,11 @@ pub(crate) use routes::Route;
 
 use crate::call::OpenCalls;
 use crate::clock::Clock;
+use crate::clock::Instant;
 use crate::config::Config;
 use crate::limits::{self, Limit};
 use crate::metrics::{Labels, Metrics, Snapshot};
+use crate::net;
 use crate::stats::Stats;
 use crate::strings::Strings;
 use crate::tls;
@@ -60,7 +62,7 @@ pub(crate) struct Start {
     pub(crate) recorder: Recorder,
     pub(crate) stats: Arc<Stats>,
     /// One socket per listener of the configuration.
-    pub(crate) sockets: Vec<std::net::TcpListener>,
+    pub(crate) sockets: Vec<net::Bound>,
     /// The address of each listener.
     pub(crate) addresses: Vec<SocketAddr>,
     /// Discovery of each listener that has it.

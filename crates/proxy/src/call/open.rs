@@ -1,12 +1,12 @@
 //! Requests that are still open: shown after a second, then ever less often.
 
 use std::rc::Rc;
-use std::time::Instant;
 
 use whodunit_flight::Recorder;
 use whodunit_model::record::Kind;
 
 use super::CallState;
+use crate::clock::Instant;
 
 /// Age at which a request leaves its first open row, µs.
 pub(super) const FIRST_US: i64 = 1_000_000;

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout_at;
@@ -13,7 +13,8 @@ use whodunit_wire::linkerd::destination::{GetDestination, Update};
 use whodunit_wire::tonic::Status;
 
 use super::{Backoff, Heard};
-use crate::clock::Clock;
+use crate::clock::{Clock, Instant};
+use crate::net;
 use crate::upstream::Known;
 
 /// How long "there is no such service" is doubted while endpoints are known: a server that
@@ -51,8 +52,7 @@ async fn stream(
     backoff: &mut Backoff,
 ) -> Result<(), Status> {
     let endpoint = super::endpoint(server).ok_or_else(|| Status::internal("no endpoint"))?;
-    let channel = endpoint
-        .connect()
+    let channel = net::channel(&endpoint)
         .await
         .map_err(|error| Status::unavailable(error.to_string()))?;
     let request = GetDestination {

@@ -12,6 +12,7 @@ use whodunit_wire::tonic::Status;
 
 use super::{Backoff, Heard, Watched};
 use crate::clock::Clock;
+use crate::net;
 
 /// Follows the policy of a port for ever. What was heard last holds while the server is
 /// gone; before anything was heard, what the configuration says.
@@ -43,8 +44,7 @@ async fn stream(
 ) -> Result<(), Status> {
     let port = watched.port;
     let endpoint = super::endpoint(server).ok_or_else(|| Status::internal("no endpoint"))?;
-    let channel = endpoint
-        .connect()
+    let channel = net::channel(&endpoint)
         .await
         .map_err(|error| Status::unavailable(error.to_string()))?;
     let request = PortSpec {

@@ -8,7 +8,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, EXPECT, UPGRADE};
@@ -22,6 +22,7 @@ use super::body::ResponseBody;
 use super::serve::{record_bad_head, serve};
 use super::stream::{Incoming, StreamError};
 use crate::buffers::{self, BUFFER_BYTES};
+use crate::clock::Instant;
 use crate::h1::{
     BodyDecoder, BodyError, Decoded, Framing, HeadError, Limits, Reason, RequestHead, ResponseHead,
     emit, parse_request,

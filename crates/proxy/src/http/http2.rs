@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
@@ -20,6 +20,7 @@ use whodunit_model::record::Protocol;
 use super::body::{RequestBody, ResponseBody};
 use super::serve::{record_bad_head, record_unserved, serve};
 use super::stream::{Incoming, StreamError};
+use crate::clock::Instant;
 use crate::coalesce::{Coalesced, Watched};
 use crate::frames::{Refused, Watch};
 use crate::limits::{self, Limit};

@@ -7,13 +7,14 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::time::Sleep;
 use whodunit_model::Cause;
 use whodunit_model::route_rule::Timeouts;
 
 use crate::call::CallState;
+use crate::clock::Instant;
 
 /// Looks per length of the limit on silence.
 const LOOKS: u32 = 4;
@@ -111,7 +112,7 @@ impl Patience {
             let timer = self
                 .timer
                 .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at.into())));
-            let armed = timer.deadline().into_std();
+            let armed = Instant::from(timer.deadline());
             if armed > at || armed <= now {
                 timer.as_mut().reset(at.into());
             }

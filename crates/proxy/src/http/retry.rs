@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
@@ -15,6 +15,7 @@ use whodunit_model::route_rule::{RETRY_BODY_BYTES_MAX, Retries};
 use super::body::RequestBody;
 use super::replay::Replay;
 use crate::call::Call;
+use crate::clock::Instant;
 use crate::limits::Limit;
 use crate::upstream::{Budget, Failed, Version};
 

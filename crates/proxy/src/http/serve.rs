@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::rc::Rc;
-use std::time::Instant;
 
 use http::header::HeaderValue;
 use http::request::Parts;
@@ -17,6 +16,7 @@ use super::reply::{relayed_fault, reply};
 use super::stream::Incoming;
 use super::upgrade::Switched;
 use crate::call::{Call, Fault};
+use crate::clock::Instant;
 use crate::limits::{self, Limit};
 use crate::worker::{Connection, Inlet};
 

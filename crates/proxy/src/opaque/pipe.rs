@@ -2,14 +2,15 @@
 //!
 //! Measured per byte this costs a half to a quarter of reading and writing. It pays for
 //! bulk only, so a direction takes a pipe when a whole buffer came in at once, and gives it
-//! back when nothing more is there. Linux only: elsewhere there is no pipe to be had.
+//! back when nothing more is there. Linux only: elsewhere, and in a simulated network, there is
+//! no pipe to be had.
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(feature = "simulation")))]
 pub(super) use linux::{Pipe, is_unsupported, splice_in, splice_out};
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(all(target_os = "linux", not(feature = "simulation"))))]
 pub(super) use other::{Pipe, is_unsupported, splice_in, splice_out};
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(feature = "simulation")))]
 mod linux {
     use std::cell::{Cell, RefCell};
     use std::io;
@@ -149,10 +150,9 @@ mod linux {
     }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(all(target_os = "linux", not(feature = "simulation"))))]
 mod other {
     use std::io;
-    use std::os::fd::AsFd;
 
     /// There is none.
     #[derive(Debug)]
@@ -170,13 +170,16 @@ mod other {
         false
     }
 
-    pub(in crate::opaque) fn splice_in(_from: impl AsFd, pipe: &Pipe) -> io::Result<usize> {
+    pub(in crate::opaque) fn splice_in(
+        _from: &crate::net::TcpStream,
+        pipe: &Pipe,
+    ) -> io::Result<usize> {
         match *pipe {}
     }
 
     pub(in crate::opaque) fn splice_out(
         pipe: &Pipe,
-        _to: impl AsFd,
+        _to: &crate::net::TcpStream,
         _length: usize,
     ) -> io::Result<usize> {
         match *pipe {}

@@ -15,6 +15,7 @@ use whodunit_wire::linkerd::identity::identity_client::IdentityClient;
 
 use super::source::{LOOK, Source, read_file, with_anchors};
 use crate::control::{Backoff, endpoint};
+use crate::net;
 
 /// How long one request for a certificate may take.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -97,8 +98,7 @@ async fn certify(server: SocketAddr, token_file: &Path) -> Result<(Credentials, 
     let token = read_file(token_file)?;
     let fresh = request::fresh().map_err(|error| error.to_string())?;
     let endpoint = endpoint(server).ok_or("no endpoint")?;
-    let channel = endpoint
-        .connect()
+    let channel = net::channel(&endpoint)
         .await
         .map_err(|error| error.to_string())?;
     let request = CertifyRequest {

@@ -1,7 +1,6 @@
 //! Handshakes of those who connect to us.
 
 use std::rc::Rc;
-use std::time::Instant;
 
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt as _;
@@ -13,6 +12,7 @@ use whodunit_model::record::{Kind, Protocol, Side, Twin};
 
 use super::{Current, Failed, HANDSHAKE, Security};
 use crate::call::{Call, Fault};
+use crate::clock::Instant;
 use crate::net::Io;
 use crate::worker::Connection;
 

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use whodunit_model::Party;
@@ -16,6 +16,7 @@ use whodunit_wire::destination::Destination;
 use super::budget::Budget;
 use super::health::Crowd;
 use super::{Connector, Endpoint, Mesh};
+use crate::clock::Instant;
 use crate::limits::{self, Limit};
 use crate::metrics::{Labels, Metrics};
 

@@ -3,9 +3,10 @@
 //! Without it retries would multiply the load of a service exactly when it has too much.
 
 use std::cell::Cell;
-use std::time::Instant;
 
 use whodunit_model::route_rule::RetryBudget;
+
+use crate::clock::Instant;
 
 /// Seconds for which an unused allowance is kept.
 const KEPT_SECONDS: u64 = 10;

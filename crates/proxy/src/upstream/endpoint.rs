@@ -4,11 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use whodunit_model::record::Side;
 use whodunit_model::{Cause, Party};
 
+use crate::clock::Instant;
 use crate::metrics::{Labels, Metrics, Scope, ScopeKey, Transport};
 use crate::net::{self, Io};
 use crate::stats::IdentityStats;

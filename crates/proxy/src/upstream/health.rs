@@ -7,7 +7,9 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::clock::Instant;
 
 /// Failures in a row after which an endpoint is taken out.
 const FAILURES_MAX: u32 = 7;

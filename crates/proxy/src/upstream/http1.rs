@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, UPGRADE};
 use http::{Request, Response};
@@ -13,6 +13,7 @@ use whodunit_model::Cause;
 use super::Endpoint;
 use super::error::Failed;
 use super::exchange::Exchange;
+use crate::clock::Instant;
 use crate::http::{Incoming, RequestBody};
 use crate::limits::{self, Limit};
 use crate::net::Io;

@@ -1,7 +1,9 @@
 //! How fast an endpoint answers: an average that follows a rise at once and a fall slowly.
 
 use std::cell::Cell;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::clock::Instant;
 
 /// Time in which an old answer loses about two thirds of its weight.
 const DECAY: Duration = Duration::from_secs(10);

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt as _;
@@ -12,11 +12,12 @@ use tokio::time::{Instant as Deadline, timeout_at};
 use whodunit_model::record::{Detected, Protocol, Side};
 
 use super::{Connection, Inlet, Phase};
+use crate::clock::Instant;
 use crate::config::Declared;
 use crate::detect::{Verdict, is_tls, judge, may_be_tls};
 use crate::http::{record_bad_head, refuse_connection, refuse_preface, serve_http1, serve_http2};
 use crate::limits::{self, Limit};
-use crate::net::{Io, TcpListener, TcpStream};
+use crate::net::{Bound, Io, TcpListener, TcpStream};
 use crate::opaque::{Dialed, dial, record_denied};
 use crate::policy::{Opaque, Permit};
 use crate::tls::{self, HANDSHAKE, Security};
@@ -53,11 +54,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const NOT_A_REQUEST: &str = "policy looks into requests here, and this is none";
 
 /// Accepts connections until the process drains.
-pub(super) async fn accept(
-    inlet: Rc<Inlet>,
-    socket: std::net::TcpListener,
-    mut phase: watch::Receiver<Phase>,
-) {
+pub(super) async fn accept(inlet: Rc<Inlet>, socket: Bound, mut phase: watch::Receiver<Phase>) {
     let listener = match TcpListener::from_std(socket) {
         Ok(listener) => listener,
         Err(error) => {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use whodunit_identity::SpiffeId;
@@ -17,6 +17,7 @@ use whodunit_model::route_rule::RequestHead;
 
 use super::routes::{Route, Routes};
 use super::{Start, Worker, own_labels};
+use crate::clock::Instant;
 use crate::config::{Declared, Listener, Target};
 use crate::http::Claim;
 use crate::limits::{self, Limit};

@@ -2,12 +2,12 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::watch;
 use whodunit_model::RouteRule;
 use whodunit_model::route_rule::RequestHead;
 
+use crate::clock::Instant;
 use crate::metrics::Labels;
 use crate::upstream::{Balancer, Known, Mesh};
 

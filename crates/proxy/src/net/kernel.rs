@@ -1,0 +1,99 @@
+//! The kernel's network.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::Interest;
+pub(crate) use tokio::net::{TcpListener, TcpStream};
+use whodunit_wire::tonic::transport::{Channel, Endpoint, Error};
+
+/// A listening socket that does not belong to a runtime yet.
+pub(crate) type Bound = std::net::TcpListener;
+
+/// Connections that may wait to be accepted, the limit of most kernels.
+const BACKLOG: i32 = 4_096;
+
+/// When the peer of a silent opaque connection is asked whether it is still there.
+const KEEP_ALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(10));
+
+/// Opens `shards` listening sockets on one address, all with the same port.
+///
+/// With several shards the kernel spreads connections over them. As sockets that share a
+/// port would not notice another process of the same user there, the address is first
+/// tried exclusively.
+pub(crate) fn listen(address: SocketAddr, shards: usize) -> io::Result<Vec<Bound>> {
+    let first = open(address, false)?;
+    if shards <= 1 {
+        return Ok(vec![first]);
+    }
+    let address = first.local_addr()?;
+    drop(first);
+    (0..shards).map(|_| open(address, true)).collect()
+}
+
+fn open(address: SocketAddr, shared: bool) -> io::Result<Bound> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Opens a gRPC channel.
+pub(crate) async fn channel(endpoint: &Endpoint) -> Result<Channel, Error> {
+    endpoint.connect().await
+}
+
+/// Has the kernel ask a silent peer from time to time whether it is there.
+pub(super) fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).set_tcp_keepalive(&KEEP_ALIVE)
+}
+
+/// Makes closing the connection reset it.
+pub(super) fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).set_linger(Some(Duration::ZERO))
+}
+
+/// Says whether there is nothing to read, not even the end.
+pub(super) fn is_quiet(stream: &TcpStream) -> bool {
+    let peeked = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
+    peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// Watches a connection for a reset through a descriptor of its own, so that nobody has to
+/// look from time to time.
+pub(crate) struct Broken(TcpStream);
+
+impl Broken {
+    /// Watches a connection.
+    pub(crate) fn watch(stream: &TcpStream) -> io::Result<Self> {
+        let descriptor = stream.as_fd().try_clone_to_owned()?;
+        TcpStream::from_std(descriptor.into()).map(Self)
+    }
+
+    /// Completes when the connection was reset.
+    pub(crate) async fn wait(self) {
+        while self.0.ready(Interest::ERROR).await.is_ok() {
+            if !matches!(self.0.take_error(), Ok(None)) {
+                return;
+            }
+            // Nothing was wrong, so wait for the next event.
+            let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+            let _ = self.0.try_io(Interest::ERROR, nothing);
+        }
+    }
+}
