@@ -23,6 +23,8 @@ mod rounds;
 #[cfg(target_os = "linux")]
 mod sample;
 #[cfg(target_os = "linux")]
+mod secure;
+#[cfg(target_os = "linux")]
 mod sink;
 
 use std::io::{self, Write as _};

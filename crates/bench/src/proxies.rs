@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::engine::Speak;
+use crate::secure::Identity;
 
 /// How long a proxy may take to listen, or to end.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -24,6 +25,12 @@ pub(crate) enum Kind {
     Ours,
     /// Ours, without records.
     OursUnrecorded,
+    /// Ours, and clients prove who they are by mesh TLS.
+    Secured,
+    /// Two of ours behind each other, as between two workloads, with mesh TLS between them.
+    SecuredPair,
+    /// The same two in plain text.
+    PlainPair,
     HaProxy,
     Nginx,
 }
@@ -33,6 +40,9 @@ impl Kind {
         match self {
             Self::Ours => "ours",
             Self::OursUnrecorded => "ours, recording off",
+            Self::Secured => "ours, with mTLS",
+            Self::SecuredPair => "a pair of ours with mTLS",
+            Self::PlainPair => "a pair of ours",
             Self::HaProxy => "HAProxy",
             Self::Nginx => "nginx",
         }
@@ -49,43 +59,51 @@ pub(crate) struct Setting {
     /// The program of ours.
     pub(crate) ours: PathBuf,
     pub(crate) folder: PathBuf,
+    pub(crate) identity: Identity,
     /// The core proxies run on.
     pub(crate) core: usize,
 }
 
 /// A running proxy.
 pub(crate) struct Running {
-    child: Child,
+    children: Vec<Child>,
     ports: Vec<(Speak, SocketAddr)>,
 }
 
 impl Setting {
-    /// Starts a proxy on its core and waits until it listens.
+    /// Starts a proxy on its core, or a pair of them, and waits until it listens.
     pub(crate) fn start(&self, kind: Kind) -> Result<Running> {
+        let mut running = Running {
+            children: Vec::new(),
+            ports: self.applications.to_vec(),
+        };
+        match kind {
+            Kind::SecuredPair | Kind::PlainPair => {
+                self.add(&mut running, kind, Side::Inbound)?;
+                self.add(&mut running, kind, Side::Outbound)?;
+            }
+            _ => self.add(&mut running, kind, Side::Inbound)?,
+        }
+        Ok(running)
+    }
+
+    /// Starts a proxy before what runs already.
+    fn add(&self, running: &mut Running, kind: Kind, side: Side) -> Result<()> {
         let ports: Vec<_> = free_ports(Speak::ALL.len())?;
         let ports: Vec<_> = Speak::ALL.into_iter().zip(ports).collect();
         let routes: Vec<_> = ports
             .iter()
-            .zip(&self.applications)
-            .map(|((speak, listen), (_, application))| (*speak, *listen, *application))
+            .zip(&running.ports)
+            .map(|((speak, listen), (_, behind))| (*speak, *listen, *behind))
             .collect();
         let (file, text) = match kind {
-            Kind::Ours => ("proxy.toml", ours(&routes, Some(self.sink))),
-            Kind::OursUnrecorded => ("proxy.toml", ours(&routes, None)),
-            Kind::HaProxy => ("haproxy.cfg", haproxy(&routes)),
-            Kind::Nginx => ("nginx.conf", nginx(&routes)),
+            Kind::HaProxy => ("haproxy.cfg".to_owned(), haproxy(&routes)),
+            Kind::Nginx => ("nginx.conf".to_owned(), nginx(&routes)),
+            _ => (format!("{side:?}.toml"), self.ours(&routes, kind, side)),
         };
         let path = self.folder.join(file);
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
         let mut command = match kind {
-            Kind::Ours | Kind::OursUnrecorded => {
-                let mut command = Command::new(&self.ours);
-                command
-                    .arg("--config")
-                    .arg(&path)
-                    .env("WHODUNIT_LOG", "warn");
-                command
-            }
             Kind::HaProxy => {
                 let mut command = Command::new("haproxy");
                 command.arg("-db").arg("-q").arg("-f").arg(&path);
@@ -97,6 +115,14 @@ impl Setting {
                 command.args(["-e", "stderr"]);
                 command
             }
+            _ => {
+                let mut command = Command::new(&self.ours);
+                command
+                    .arg("--config")
+                    .arg(&path)
+                    .env("WHODUNIT_LOG", "warn");
+                command
+            }
         };
         command.stdin(Stdio::null()).stdout(Stdio::null());
         // Children inherit the core of the thread that starts them.
@@ -104,11 +130,58 @@ impl Setting {
         pin(self.core)?;
         let child = command.spawn();
         sched_setaffinity(None, &own)?;
-        let child = child.with_context(|| format!("start {}", kind.name()))?;
-        let mut running = Running { child, ports };
-        running.wait_until_listening(kind)?;
-        Ok(running)
+        running
+            .children
+            .push(child.with_context(|| format!("start {}", kind.name()))?);
+        running.ports = ports;
+        running.wait_until_listening(kind)
     }
+
+    /// Returns the configuration of one of ours.
+    fn ours(&self, routes: &[Route], kind: Kind, side: Side) -> String {
+        let secured = matches!(kind, Kind::Secured | Kind::SecuredPair);
+        let (direction, name) = match side {
+            Side::Inbound => ("inbound", "app"),
+            Side::Outbound => ("outbound", "client"),
+        };
+        let mut text = format!(
+            "[workload]\nnamespace = \"bench\"\nname = \"{name}\"\ninstance = \"{name}-0\"\n\
+             [shutdown]\ngrace_ms = 500\n"
+        );
+        if secured {
+            text += &self.identity.table();
+        }
+        text += &match kind {
+            Kind::OursUnrecorded => "[record]\nmode = \"off\"\n".to_owned(),
+            _ => format!("[record]\nmode = \"send\"\nserver = \"{}\"\n", self.sink),
+        };
+        for (speak, listen, behind) in routes {
+            let protocol = match speak {
+                Speak::Http1 | Speak::Endless => "http1",
+                Speak::Http2 => "http2",
+                Speak::Grpc => "grpc",
+                Speak::Bytes => "opaque",
+            };
+            text += &format!(
+                "[[listener]]\nname = \"{speak:?}\"\nlisten = \"{listen}\"\n\
+                 direction = \"{direction}\"\nprotocol = \"{protocol}\"\n\
+                 forward = \"{behind}\"\n"
+            );
+            if secured && side == Side::Outbound {
+                text += &format!("server_identity = \"{}\"\n", self.identity.expected());
+            }
+        }
+        text
+    }
+}
+
+/// Which of two proxies it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    /// Before an application, or the only one.
+    Inbound,
+    /// Before a client.
+    Outbound,
 }
 
 impl Running {
@@ -116,8 +189,10 @@ impl Running {
         let deadline = Instant::now() + PATIENCE;
         for (_, address) in self.ports.clone() {
             while TcpStream::connect(address).is_err() {
-                if let Some(status) = self.child.try_wait()? {
-                    bail!("{} ended at once: {status}", kind.name());
+                for child in &mut self.children {
+                    if let Some(status) = child.try_wait()? {
+                        bail!("{} ended at once: {status}", kind.name());
+                    }
                 }
                 if Instant::now() > deadline {
                     bail!("{} does not listen on {address}", kind.name());
@@ -135,26 +210,36 @@ impl Running {
         Ok(found.context("a port for each kind")?.1)
     }
 
-    /// Returns its processes: itself and its children.
+    /// Returns its processes and their children.
     pub(crate) fn processes(&self) -> Vec<u32> {
-        let own = self.child.id();
-        let children = format!("/proc/{own}/task/{own}/children");
-        let children = fs::read_to_string(children).unwrap_or_default();
-        let children = children.split_whitespace().filter_map(|id| id.parse().ok());
-        std::iter::once(own).chain(children).collect()
+        let mut all: Vec<u32> = self.children.iter().map(Child::id).collect();
+        for own in all.clone() {
+            let children = format!("/proc/{own}/task/{own}/children");
+            let children = fs::read_to_string(children).unwrap_or_default();
+            all.extend(
+                children
+                    .split_whitespace()
+                    .filter_map(|id| id.parse::<u32>().ok()),
+            );
+        }
+        all
     }
 
     /// Ends it, in order if it wants to.
     pub(crate) fn stop(mut self) -> Result<()> {
-        if let Some(id) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            kill_process(id, Signal::TERM)?;
+        for child in &self.children {
+            if let Some(id) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+                kill_process(id, Signal::TERM)?;
+            }
         }
         let deadline = Instant::now() + PATIENCE;
-        while self.child.try_wait()?.is_none() {
-            if Instant::now() > deadline {
-                bail!("a proxy does not end");
+        for child in &mut self.children {
+            while child.try_wait()?.is_none() {
+                if Instant::now() > deadline {
+                    bail!("a proxy does not end");
+                }
+                thread::sleep(Duration::from_millis(5));
             }
-            thread::sleep(Duration::from_millis(5));
         }
         Ok(())
     }
@@ -162,8 +247,10 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
@@ -177,9 +264,9 @@ pub(crate) fn pin(core: usize) -> Result<()> {
 /// Says what is installed of a peer; None when it is not.
 pub(crate) fn version(kind: Kind) -> Option<String> {
     let (program, argument) = match kind {
-        Kind::Ours | Kind::OursUnrecorded => return Some(kind.name().to_owned()),
         Kind::HaProxy => ("haproxy", "-v"),
         Kind::Nginx => ("nginx", "-v"),
+        _ => return Some(kind.name().to_owned()),
     };
     let output = Command::new(program).arg(argument).output().ok()?;
     let mut text = String::new();
@@ -203,29 +290,6 @@ fn free_ports(number: usize) -> Result<Vec<SocketAddr>> {
 }
 
 type Route = (Speak, SocketAddr, SocketAddr);
-
-fn ours(routes: &[Route], sink: Option<SocketAddr>) -> String {
-    let mut text = String::from(
-        "[workload]\nnamespace = \"bench\"\nname = \"app\"\ninstance = \"app-0\"\n[shutdown]\ngrace_ms = 500\n[record]\n",
-    );
-    text += &match sink {
-        Some(sink) => format!("mode = \"send\"\nserver = \"{sink}\"\n"),
-        None => "mode = \"off\"\n".to_owned(),
-    };
-    for (speak, listen, application) in routes {
-        let protocol = match speak {
-            Speak::Http1 | Speak::Endless => "http1",
-            Speak::Http2 => "http2",
-            Speak::Grpc => "grpc",
-            Speak::Bytes => "opaque",
-        };
-        text += &format!(
-            "[[listener]]\nname = \"{speak:?}\"\nlisten = \"{listen}\"\ndirection = \"inbound\"\n\
-             protocol = \"{protocol}\"\nforward = \"{application}\"\n"
-        );
-    }
-    text
-}
 
 /// One thread, no logs, upstream connections kept and shared, as many streams as come.
 fn haproxy(routes: &[Route]) -> String {

@@ -13,6 +13,7 @@ use crate::engine::{Done, Engine, Load, Pace, Speak};
 use crate::proxies::{self, Kind, Setting};
 use crate::report::{Judge, Measure, table};
 use crate::sample::{resident_bytes, run_time_ns};
+use crate::secure::Identity;
 use crate::sink::Sink;
 
 /// Load, applications and sink.
@@ -107,7 +108,7 @@ enum What {
     PerConnection,
 }
 
-use Kind::{HaProxy, Nginx, Ours, OursUnrecorded};
+use Kind::{HaProxy, Nginx, Ours, OursUnrecorded, PlainPair, Secured, SecuredPair};
 
 const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -272,6 +273,48 @@ const SCENARIOS: &[Scenario] = &[
             1,
         )],
     },
+    Scenario {
+        name: "mtls-http1",
+        speak: Speak::Http1,
+        connections: 32,
+        streams: 1,
+        pace: Pace::Closed,
+        kinds: &[SecuredPair, PlainPair],
+        measures: &[(
+            What::RunTime,
+            "HTTP/1 through a pair with mTLS: CPU µs/request",
+            Judge::RatioAtMost(PlainPair, 1.5),
+            1,
+        )],
+    },
+    Scenario {
+        name: "mtls-grpc",
+        speak: Speak::Grpc,
+        connections: 10,
+        streams: 32,
+        pace: Pace::Closed,
+        kinds: &[SecuredPair, PlainPair],
+        measures: &[(
+            What::RunTime,
+            "gRPC through a pair with mTLS: CPU µs/request",
+            Judge::RatioAtMost(PlainPair, 1.5),
+            1,
+        )],
+    },
+    Scenario {
+        name: "mtls-kept",
+        speak: Speak::Http1,
+        connections: MANY,
+        streams: 1,
+        pace: Pace::Once,
+        kinds: &[Secured],
+        measures: &[(
+            What::PerConnection,
+            "mTLS connection kept alive after a request: KiB",
+            Judge::AtMost(24.0),
+            1,
+        )],
+    },
 ];
 
 /// Measures, and prints the table. False when a figure misses what it must reach.
@@ -291,10 +334,20 @@ pub(crate) fn run(wanted: &Wanted) -> Result<bool> {
             .map_err(|_| anyhow::anyhow!("one application for each kind"))?,
         sink: sink.address,
         ours: wanted.ours.clone(),
+        identity: Identity::new(folder.path())?,
         folder: folder.path().to_owned(),
         core: PROXY_CORE,
     };
-    let installed: Vec<(Kind, String)> = [Ours, OursUnrecorded, HaProxy, Nginx]
+    let all = [
+        Ours,
+        OursUnrecorded,
+        Secured,
+        SecuredPair,
+        PlainPair,
+        HaProxy,
+        Nginx,
+    ];
+    let installed: Vec<(Kind, String)> = all
         .into_iter()
         .filter_map(|kind| Some((kind, proxies::version(kind)?)))
         .collect();
@@ -325,7 +378,11 @@ pub(crate) fn run(wanted: &Wanted) -> Result<bool> {
         }
         proxies::say(&format!("round {} of {}", round + 1, wanted.rounds));
     }
-    let peers: Vec<String> = installed.into_iter().map(|(_, version)| version).collect();
+    let peers: Vec<String> = installed
+        .into_iter()
+        .filter(|(kind, _)| matches!(kind, HaProxy | Nginx))
+        .map(|(_, version)| version)
+        .collect();
     let measures: Vec<Measure> = measures.into_iter().flatten().collect();
     let (text, reached) = table(&measures);
     writeln!(
@@ -361,6 +418,7 @@ impl Scenario {
         let each = self.measures.iter();
         each.map(|(_, what, judge, decimals)| Measure {
             what,
+            subject: self.kinds[0],
             judge: *judge,
             decimals: *decimals,
             values: BTreeMap::new(),
@@ -381,29 +439,43 @@ impl Scenario {
         let processes = proxy.processes();
         sink.take();
         let fresh_bytes = resident_bytes(&processes);
-        engine.start(Load {
-            speak: self.speak,
-            target: proxy.port(self.speak)?,
-            connections: self.connections,
-            streams: self.streams,
-            pace: self.pace,
-        })?;
-        let held = matches!(self.pace, Pace::Once | Pace::Never);
-        if self.pace == Pace::Once && self.speak != Speak::Endless {
-            engine.wait_for_answers()?;
+        let target = proxy.port(self.speak)?;
+        let mut clients = Vec::new();
+        if kind == Secured {
+            clients = setting.identity.open(self.connections, target, engine)?;
+        } else {
+            engine.start(Load {
+                speak: self.speak,
+                target,
+                connections: self.connections,
+                streams: self.streams,
+                pace: self.pace,
+            })?;
+            if self.pace == Pace::Once && self.speak != Speak::Endless {
+                engine.wait_for_answers()?;
+            }
         }
+        let held = matches!(self.pace, Pace::Once | Pace::Never);
         engine.run(if held { SETTLE } else { WARM_UP }, false)?;
         let before = run_time_ns(&processes);
         let done = engine.run(if held { SETTLE } else { time }, true)?;
         let after = run_time_ns(&processes);
         let loaded_bytes = resident_bytes(&processes);
         engine.stop();
+        drop(clients);
         // What was under way is still answered, so that the proxy need not wait for it.
         engine.run(SETTLE, false)?;
         proxy.stop()?;
         let records = sink.take();
-        if kind == Ours && records < done.requests {
-            bail!("{} requests, but only {records} records", done.requests);
+        let expected = match kind {
+            Ours => done.requests,
+            // Each of the two leaves one.
+            SecuredPair | PlainPair => done.requests * 2,
+            Secured => self.connections as u64,
+            OursUnrecorded | HaProxy | Nginx => 0,
+        };
+        if records < expected {
+            bail!("{expected} records were to come, but only {records} did");
         }
         Ok(Taken {
             run_time_ns: (after - before) as f64,

@@ -55,8 +55,9 @@ const ALLOWED: &[Allowed] = &[
         deps: &[],
         dev_deps: &["api", "model"],
     },
-    // Beside the load it makes it stands in for the server that takes records.
-    allow("bench", &["wire"]),
+    // Beside the load it makes it stands in for the server that takes records, and for the
+    // one that certifies.
+    allow("bench", &["wire", "identity"]),
     allow("fuzz", &["model", "flight", "control", "proxy"]),
     allow("codegen", &["model"]),
     allow("xtask", &[]),
