@@ -27,6 +27,7 @@ const BENCHES: &[(&str, &str)] = &[
     ("verdict", "bench-verdict"),
     ("commands", "bench-commands"),
     ("proxy", "bench-proxy"),
+    ("outage", "bench-outage"),
 ];
 
 /// Builds in release mode and measures; what follows the name goes to the program.

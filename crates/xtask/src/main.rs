@@ -42,6 +42,8 @@ Commands:
   bench commands [ARGS]   measure how fast the commands answer; ARGS are --records N, --runs N
   bench proxy [ARGS]      measure the proxy beside HAProxy and nginx, where installed; ARGS are
                           --rounds N, --seconds S, --only NAME,NAME, --ours PATH
+  bench outage [ARGS]     kill the server under load, count what fails until it is back; ARGS are
+                          --seconds N, --rate REQUESTS_PER_SECOND, --patience FACTOR
   codegen [--check]       generate Rust from the .proto files and docs/limits.md; --check compares only
 ";
 
