@@ -19,6 +19,7 @@ pub(crate) use budget::Budget;
 pub(crate) use endpoint::{Connector, Endpoint, InFlight, Mesh};
 pub(crate) use error::{Failed, h2_cause, io_cause};
 pub(crate) use exchange::Exchange;
+pub(crate) use http1::SentHead;
 
 use std::rc::Rc;
 

@@ -16,6 +16,7 @@ use http::HeaderValue;
 use tokio::sync::{mpsc, oneshot, watch};
 use whodunit_flight::Recorder;
 use whodunit_model::policy::Policy;
+use whodunit_model::record::Side;
 use whodunit_model::route::RouteNames;
 use whodunit_model::{Cause, Party};
 
@@ -39,6 +40,9 @@ const CALLERS_MAX: usize = 1_024;
 
 /// How often open requests and idle connections are looked at.
 const SWEEP: Duration = Duration::from_millis(250);
+
+/// How often it is looked whether what is open has ended, once the process is to end.
+const DRAIN_TICK: Duration = Duration::from_millis(10);
 
 /// What the process is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +98,7 @@ pub(crate) struct Worker {
     pub(crate) tls: Option<tls::Current>,
     /// Why a call that is dropped now was given up; set around such drops only.
     pub(crate) given_up: Cell<Cause>,
+    swept: Cell<Instant>,
     connections: RefCell<Vec<Rc<Connection>>>,
     strings: RefCell<Strings>,
     authorities: RefCell<Strings>,
@@ -106,9 +111,9 @@ pub(crate) struct Worker {
 
 impl Worker {
     fn new(start: &Start) -> Self {
-        let outbound = whodunit_model::record::Side::Outbound;
         let own_outbound = start.config.listeners.iter().zip(&start.addresses);
-        let own_outbound = own_outbound.filter(|(listener, _)| listener.direction == outbound);
+        let own_outbound =
+            own_outbound.filter(|(listener, _)| listener.direction == Side::Outbound);
         let threads = start.config.workers;
         Self {
             clock: start.clock,
@@ -120,6 +125,7 @@ impl Worker {
             from_header: from_header(&start.config.workload),
             tls: start.tls.clone(),
             given_up: Cell::new(Cause::ClientCancelled),
+            swept: Cell::new(Instant::now()),
             connections: RefCell::default(),
             strings: RefCell::default(),
             authorities: RefCell::default(),
@@ -256,10 +262,17 @@ pub(crate) async fn run(mut start: Start) {
     limits::enter(&start.stats.limits);
     let worker = Rc::new(Worker::new(&start));
     let inlets: Vec<Rc<Inlet>> = Inlet::all(&worker, &mut start);
+    // What comes in is finished first: for that the application may have to call others.
+    let outbound = watch::Sender::new(Phase::Running);
     let mut accepting = Vec::with_capacity(inlets.len());
     for (inlet, socket) in inlets.iter().zip(start.sockets.drain(..)) {
-        let accept = accept::accept(inlet.clone(), socket, start.phase.clone());
-        accepting.push(tokio::task::spawn_local(accept));
+        let side = inlet.side();
+        let phase = match side {
+            Side::Inbound => start.phase.clone(),
+            Side::Outbound => outbound.subscribe(),
+        };
+        let accept = accept::accept(inlet.clone(), socket, phase);
+        accepting.push((side, tokio::task::spawn_local(accept)));
     }
     tokio::task::spawn_local(crate::coalesce::write_gathered());
     let mut ticks = tokio::time::interval(SWEEP);
@@ -276,18 +289,24 @@ pub(crate) async fn run(mut start: Start) {
         }
     }
     let deadline = Instant::now() + worker.config.shutdown_grace;
-    for accept in accepting {
-        // A task that panicked accepts nothing more.
-        let _ = accept.await;
-    }
-    // What was accepted last gets its turn to be counted as busy.
-    tokio::task::yield_now().await;
-    let mut ticks = tokio::time::interval(Duration::from_millis(10));
-    while Instant::now() < deadline && worker.is_busy() {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            Some(Ask::Metrics(answer)) = start.asks.recv() => {
-                drop(answer.send(worker.metrics.snapshot()));
+    let mut ticks = tokio::time::interval(DRAIN_TICK);
+    for side in [Side::Inbound, Side::Outbound] {
+        if side == Side::Outbound {
+            outbound.send_replace(Phase::Draining);
+        }
+        loop {
+            // What was accepted last gets its turn to be counted as busy.
+            tokio::task::yield_now().await;
+            let mut accepting = accepting.iter().filter(|(accepting, _)| *accepting == side);
+            let accepts = accepting.any(|(_, accept)| !accept.is_finished());
+            if Instant::now() >= deadline || !(accepts || worker.is_busy(side)) {
+                break;
+            }
+            tokio::select! {
+                _ = ticks.tick() => worker.sweep_sometimes(&inlets),
+                Some(Ask::Metrics(answer)) = start.asks.recv() => {
+                    drop(answer.send(worker.metrics.snapshot()));
+                }
             }
         }
     }
@@ -301,6 +320,7 @@ pub(crate) async fn run(mut start: Start) {
 impl Worker {
     fn sweep(&self, inlets: &[Rc<Inlet>]) {
         let now = Instant::now();
+        self.swept.set(now);
         self.calls.borrow().sweep(&self.recorder, now);
         for inlet in inlets {
             inlet.sweep(now);
@@ -310,9 +330,22 @@ impl Worker {
         }
     }
 
-    /// Says whether anything is open; upgraded connections are calls only.
-    fn is_busy(&self) -> bool {
-        !self.connections.borrow().is_empty() || self.calls.borrow().len() > 0
+    /// Sweeps if it is time to.
+    fn sweep_sometimes(&self, inlets: &[Rc<Inlet>]) {
+        if self.swept.get().elapsed() >= SWEEP {
+            self.sweep(inlets);
+        }
+    }
+
+    /// Says whether clients of one side are connected.
+    pub(crate) fn has_clients(&self, side: Side) -> bool {
+        let connections = self.connections.borrow();
+        connections.iter().any(|client| client.inlet.side() == side)
+    }
+
+    /// Says whether anything of one side is open; upgraded connections are calls only.
+    fn is_busy(&self, side: Side) -> bool {
+        self.has_clients(side) || self.calls.borrow().any_of(side)
     }
 
     /// Registers a connection, unless there are too many.

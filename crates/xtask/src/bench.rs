@@ -32,17 +32,36 @@ const BENCHES: &[(&str, &str)] = &[
 
 /// Builds in release mode and measures; what follows the name goes to the program.
 pub(crate) fn run(workspace: &Workspace, args: &[OsString]) -> Result<ExitCode> {
+    if let [name] = args
+        && name == "restart"
+    {
+        return restart(workspace);
+    }
     let Some((bench, rest)) = args
         .split_first()
         .and_then(|(name, rest)| Some((find(name)?, rest)))
     else {
         let names: Vec<&str> = BENCHES.iter().map(|(name, _)| *name).collect();
         bail!(
-            "bench needs the name of a measurement: {}",
+            "bench needs the name of a measurement: {}, restart",
             names.join(", ")
         );
     };
     measure(workspace, bench, Profile::Release, rest)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Restarts three instances twenty times at 1,000 requests per second, in each order; the
+/// tests of the proxy do the same in small.
+fn restart(workspace: &Workspace) -> Result<ExitCode> {
+    let mut test = program::cargo();
+    test.args(["test", "--locked", "--release", "-p", "whodunit-proxy"])
+        .args(["--test", "it", "rolling::", "--", "--nocapture"])
+        .args(["--test-threads", "1"])
+        .env("WHODUNIT_RESTART_ROUNDS", "20")
+        .env("WHODUNIT_RESTART_RATE", "1000")
+        .current_dir(&workspace.root);
+    program::run(&mut test)?;
     Ok(ExitCode::SUCCESS)
 }
 

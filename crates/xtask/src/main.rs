@@ -44,6 +44,7 @@ Commands:
                           --rounds N, --seconds S, --only NAME,NAME, --ours PATH
   bench outage [ARGS]     kill the server under load, count what fails until it is back; ARGS are
                           --seconds N, --rate REQUESTS_PER_SECOND, --patience FACTOR
+  bench restart           restart instances under load in every order, and count failed requests
   codegen [--check]       generate Rust from the .proto files and docs/limits.md; --check compares only
 ";
 

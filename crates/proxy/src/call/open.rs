@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use whodunit_flight::Recorder;
-use whodunit_model::record::Kind;
+use whodunit_model::record::{Kind, Side};
 
 use super::CallState;
 use crate::clock::Instant;
@@ -48,6 +48,12 @@ impl OpenCalls {
     /// Returns how many calls are open.
     pub(crate) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
+    }
+
+    /// Says whether a call of one side is open.
+    pub(crate) fn any_of(&self, side: Side) -> bool {
+        let mut open = self.slots.iter().flatten();
+        open.any(|state| state.record.borrow().side == side)
     }
 
     /// Leaves a row for every call whose time has come.

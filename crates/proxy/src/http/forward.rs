@@ -17,12 +17,13 @@ use whodunit_model::route_rule::RequestHead;
 use super::body::{RequestBody, grpc_status};
 use super::head;
 use super::patience::{Patience, grpc_timeout, grpc_timeout_text};
+use super::reply::relayed_fault;
 use super::retry::{Next, Tries};
 use super::serve::Refusal;
 use super::stream::Incoming;
 use crate::call::{Call, Fault};
 use crate::limits::{self, Limit};
-use crate::upstream::{Balancer, Endpoint, InFlight, Lease, Nowhere, Version};
+use crate::upstream::{Balancer, Endpoint, InFlight, Lease, Nowhere, SentHead, Version};
 use crate::worker::{Inlet, Route};
 
 /// Most endpoints that are tried for one connection.
@@ -137,7 +138,7 @@ impl Forwarding<'_> {
         let rules = &self.route.rule.retries;
         let budget = self.balancer.budget();
         budget.deposit(rules.budget);
-        let mut tries = Tries::new(&mut request, rules, self.version, self.protocol);
+        let mut tries = Tries::new(&mut request, rules, self.protocol);
         let mut counted = false;
         loop {
             patience.begin_try();
@@ -154,30 +155,26 @@ impl Forwarding<'_> {
             }
             in_flight.sent();
             let sent = patience.bound(lease.send(request)).await;
-            let (cause, next) = match sent {
-                Ok(Ok(response)) => {
-                    in_flight.answered();
-                    patience.head_came();
-                    let peeked = self.judge(call, response, &mut patience).await;
-                    match peeked {
-                        Judged::Fine(response, first) => {
-                            return Ok(Answered {
-                                response,
-                                kept: Kept {
-                                    lease,
-                                    in_flight,
-                                    first,
-                                    patience: patience.is_limited().then(|| Box::new(patience)),
-                                    meshed: endpoint.meshed,
-                                },
-                                endpoint,
-                            });
+            let mut told = None;
+            let (cause, next) = 'sent: {
+                match sent {
+                    Ok(Ok(mut response)) => {
+                        patience.head_came();
+                        if let Some(fault) = self.refused_unseen(&response, &endpoint)
+                            && self.balancer.count() > tries.tried.len() + 1
+                        {
+                            let kept = response.extensions_mut().remove::<SentHead>();
+                            let next = tries.unprocessed(call, kept.map(|SentHead(head)| head));
+                            if let Next::Again(_) = next {
+                                in_flight.unreachable(Cause::ConnectRefused);
+                                told = Some(fault);
+                                break 'sent (fault.cause, next);
+                            }
                         }
-                        Judged::Failing(response, first, cause) => {
-                            let next = tries.by_rule(call, rules, budget);
-                            if let Next::GiveUp(why) = next {
-                                note_give_up(call, why);
-                                call.unanswered();
+                        in_flight.answered();
+                        let peeked = self.judge(call, response, &mut patience).await;
+                        match peeked {
+                            Judged::Fine(response, first) => {
                                 return Ok(Answered {
                                     response,
                                     kept: Kept {
@@ -190,37 +187,58 @@ impl Forwarding<'_> {
                                     endpoint,
                                 });
                             }
-                            in_flight.answered_badly();
-                            (cause, next)
+                            Judged::Failing(response, first, cause) => {
+                                let next = tries.by_rule(call, rules, budget);
+                                if let Next::GiveUp(why) = next {
+                                    note_give_up(call, why);
+                                    call.unanswered();
+                                    return Ok(Answered {
+                                        response,
+                                        kept: Kept {
+                                            lease,
+                                            in_flight,
+                                            first,
+                                            patience: patience
+                                                .is_limited()
+                                                .then(|| Box::new(patience)),
+                                            meshed: endpoint.meshed,
+                                        },
+                                        endpoint,
+                                    });
+                                }
+                                in_flight.answered_badly();
+                                (cause, next)
+                            }
+                            Judged::Late(cause) => {
+                                in_flight.failed();
+                                return Err(self.refusal(cause, Some(&endpoint)));
+                            }
                         }
-                        Judged::Late(cause) => {
-                            in_flight.failed();
+                    }
+                    Ok(Err(failed)) => {
+                        if let Some(cause) = call.state().client_failure() {
                             return Err(self.refusal(cause, Some(&endpoint)));
                         }
+                        let cause = failed.cause;
+                        if failed.request.is_none() {
+                            in_flight.failed();
+                        }
+                        let reused = lease.is_reused();
+                        (
+                            cause,
+                            tries.after_failure(call, failed, reused, rules, budget),
+                        )
                     }
-                }
-                Ok(Err(failed)) => {
-                    if let Some(cause) = call.state().client_failure() {
-                        return Err(self.refusal(cause, Some(&endpoint)));
-                    }
-                    let cause = failed.cause;
-                    if failed.request.is_none() {
+                    Err(cause) => {
                         in_flight.failed();
+                        let next =
+                            if cause == Cause::ResponseHeadersTimeout && rules.on_cause(cause) {
+                                tries.by_rule(call, rules, budget)
+                            } else {
+                                Next::GiveUp(None)
+                            };
+                        (cause, next)
                     }
-                    let reused = lease.is_reused();
-                    (
-                        cause,
-                        tries.after_failure(call, failed, reused, rules, budget),
-                    )
-                }
-                Err(cause) => {
-                    in_flight.failed();
-                    let next = if cause == Cause::ResponseHeadersTimeout && rules.on_cause(cause) {
-                        tries.by_rule(call, rules, budget)
-                    } else {
-                        Next::GiveUp(None)
-                    };
-                    (cause, next)
                 }
             };
             drop(lease);
@@ -232,11 +250,8 @@ impl Forwarding<'_> {
                 Next::Again(again) => {
                     counted = false;
                     // The endpoint may have begun with it, so this was a try of its own.
-                    call.attempt_failed(Fault::seen_from(
-                        self.inlet.side(),
-                        cause,
-                        endpoint.meshed,
-                    ));
+                    let seen = || Fault::seen_from(self.inlet.side(), cause, endpoint.meshed);
+                    call.attempt_failed(told.unwrap_or_else(seen));
                     call.unanswered();
                     tries.tried.push(endpoint.address);
                     request = *again;
@@ -251,6 +266,23 @@ impl Forwarding<'_> {
                 }
             }
         }
+    }
+
+    /// Says whether the proxy of an endpoint answers that its application was not there, so
+    /// that the request was not begun: another instance may do it, whatever it is.
+    fn refused_unseen(&self, response: &Response<Incoming>, endpoint: &Endpoint) -> Option<Fault> {
+        let failing = response.status().is_server_error()
+            || (self.protocol == Protocol::Grpc && http_body::Body::is_end_stream(response.body()));
+        let ours = endpoint.meshed && self.inlet.side() == Side::Outbound;
+        if !failing || !ours || !response.headers().contains_key(head::TWIN) {
+            return None;
+        }
+        let fault = relayed_fault(response.headers())?;
+        let unseen = matches!(
+            fault.cause,
+            Cause::ConnectRefused | Cause::ConnectTimeout | Cause::FailFast
+        );
+        unseen.then_some(fault)
     }
 
     /// Chooses an endpoint and connects to it; tries others when that fails. `counted` says

@@ -64,7 +64,6 @@ impl Tries {
     pub(super) fn new(
         request: &mut Request<RequestBody>,
         rules: &Retries,
-        version: Version,
         protocol: Protocol,
     ) -> Self {
         let idempotent = protocol != Protocol::Grpc
@@ -80,8 +79,8 @@ impl Tries {
         let by_rule = rules.attempts_max > 1 && (idempotent || rules.non_idempotent);
         let body = if request.body().is_end_stream() {
             Body::Empty
-        } else if by_rule || version == Version::Http2 {
-            // An endpoint may refuse a stream unseen, which is no reason to fail it.
+        } else {
+            // An endpoint may refuse a request unseen, which is no reason to fail it.
             let most = if by_rule {
                 rules.body_bytes_max
             } else {
@@ -95,8 +94,6 @@ impl Tries {
                 let kept = request.body_mut().keep(most as usize);
                 kept.map_or(Body::Stream, Body::Kept)
             }
-        } else {
-            Body::Stream
         };
         Self {
             tried: Vec::new(),
@@ -141,15 +138,32 @@ impl Tries {
         }
         let closed = matches!(failed.cause, Cause::ClosedEarly | Cause::Reset);
         // The connection was given up by the endpoint while the request was on its way.
-        let raced = reused && closed && self.idempotent && self.failed == 0;
-        let unprocessed = failed.unprocessed && (self.failed as usize) + 1 < ENDPOINTS_MAX;
-        if unprocessed || raced {
+        let raced = reused && closed && self.idempotent;
+        if (failed.unprocessed || raced) && self.has_more() {
             return self.again(call);
         }
         if rules.on_cause(failed.cause) {
             return self.by_rule(call, rules, budget);
         }
         Next::GiveUp(None)
+    }
+
+    /// Decides after an answer which says that the request was not even begun; `head` is the
+    /// request's, if the connection kept it.
+    pub(super) fn unprocessed(&mut self, call: &Call, head: Option<Parts>) -> Next {
+        if let Some(head) = head {
+            self.head = Some(Box::new(head));
+        }
+        if self.has_more() {
+            self.again(call)
+        } else {
+            Next::GiveUp(None)
+        }
+    }
+
+    /// Says whether a request that was not begun may be sent once more.
+    const fn has_more(&self) -> bool {
+        (self.failed as usize) + 1 < ENDPOINTS_MAX
     }
 
     /// Decides after a try that failed in a way the rule names.

@@ -169,7 +169,9 @@ impl Balancer {
             }
         }
         let lit = |endpoint: &&Rc<Endpoint>| untried(endpoint) && !endpoint.health.is_dark(now);
-        let healthy = |endpoint: &&Rc<Endpoint>| lit(endpoint) && endpoint.health.is_in();
+        let healthy = |endpoint: &&Rc<Endpoint>| {
+            lit(endpoint) && endpoint.health.is_in() && !endpoint.health.is_away(now)
+        };
         if let Some(chosen) = self.cheaper_of_two(&endpoints, healthy, now) {
             return Ok(chosen.clone());
         }
@@ -219,6 +221,11 @@ impl Balancer {
             crowd.out(),
             crowd.ejections(),
         )
+    }
+
+    /// Returns how many endpoints there are.
+    pub(crate) fn count(&self) -> usize {
+        self.endpoints.borrow().len()
     }
 
     /// Returns the allowance for retries.
@@ -430,6 +437,18 @@ mod tests {
             counts.iter().all(|count| (800..1_200).contains(count)),
             "{counts:?}"
         );
+    }
+
+    #[test]
+    fn an_endpoint_that_wants_to_end_is_left_alone_while_there_are_others() {
+        let (_sender, balancer, metrics) = balancer(&[1, 2], 7);
+        let leaving = balancer.pick(&metrics, &[at(2)]).unwrap();
+        leaving.health.leaves(Instant::now());
+        for _ in 0..20 {
+            assert_eq!(balancer.pick(&metrics, &[]).unwrap().address, at(2));
+        }
+        let only = balancer.pick(&metrics, &[at(2)]).unwrap();
+        assert!(Rc::ptr_eq(&only, &leaving), "better than nowhere");
     }
 
     #[test]

@@ -189,7 +189,9 @@ impl Endpoint {
     /// Closes connections that were idle for too long.
     pub(crate) fn sweep(&self, now: Instant) {
         self.http1.sweep(now);
-        self.http2.sweep();
+        if self.http2.sweep() {
+            self.health.leaves(now);
+        }
     }
 }
 

@@ -25,6 +25,10 @@ const DARK_AFTER: u32 = 3;
 /// How long nobody waits for an endpoint that accepts nothing.
 const DARK: Duration = Duration::from_secs(1);
 
+/// How long an endpoint gets no requests that has said that it is about to end, if there are
+/// others: by then it does not listen any more, or the word was only about one connection.
+const AWAY: Duration = Duration::from_secs(1);
+
 /// What the endpoints of a service share: how many are out, and the dice.
 #[derive(Debug, Default)]
 pub(super) struct Crowd {
@@ -95,6 +99,7 @@ pub(super) struct Health {
     failures: Cell<u32>,
     timeouts: Cell<u32>,
     dark_until: Cell<Option<Instant>>,
+    away_until: Cell<Option<Instant>>,
 }
 
 impl Health {
@@ -105,6 +110,7 @@ impl Health {
             failures: Cell::new(0),
             timeouts: Cell::new(0),
             dark_until: Cell::new(None),
+            away_until: Cell::new(None),
         }
     }
 
@@ -121,6 +127,16 @@ impl Health {
     /// Says whether a request would only wait for a connection that is not accepted.
     pub(super) fn is_dark(&self, now: Instant) -> bool {
         self.dark_until.get().is_some_and(|until| now < until)
+    }
+
+    /// Notes that it wants requests to go elsewhere.
+    pub(super) fn leaves(&self, now: Instant) {
+        self.away_until.set(Some(now + AWAY));
+    }
+
+    /// Says whether it wanted requests to go elsewhere a moment ago.
+    pub(super) fn is_away(&self, now: Instant) -> bool {
+        self.away_until.get().is_some_and(|until| now < until)
     }
 
     /// Lets a request go to it; returns whether that request is a probe.

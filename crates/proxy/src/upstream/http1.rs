@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, UPGRADE};
+use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body as _;
 use whodunit_model::Cause;
@@ -73,6 +74,11 @@ fn idle_time(seconds: u32) -> Duration {
     earlier.max(announced / 2).min(IDLE)
 }
 
+/// The head of a request that was answered with a failure, in the extensions of the answer:
+/// the failure may say that the request is to go elsewhere.
+#[derive(Clone)]
+pub(crate) struct SentHead(pub(crate) Parts);
+
 /// A connection for one request.
 pub(crate) struct Lease {
     exchange: Rc<RefCell<Exchange>>,
@@ -127,8 +133,15 @@ impl Lease {
                 });
             }
         };
+        if !head.keep_alive && self.endpoint.meshed {
+            // Proxies say so when they are about to end.
+            self.endpoint.health.leaves(Instant::now());
+        }
         let mut response = Response::new(Incoming::Endpoint(self.exchange.clone()));
         *response.status_mut() = head.status;
+        if head.status.is_server_error() {
+            response.extensions_mut().insert(SentHead(parts));
+        }
         let (map, spelling) = head.fields.into_map();
         *response.headers_mut() = map;
         if let Some(length) = head.length {

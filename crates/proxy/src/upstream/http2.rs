@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,12 +19,18 @@ use whodunit_model::Cause;
 
 use super::Endpoint;
 use super::error::{Failed, h2_cause, is_unprocessed};
+use crate::clock::Instant;
 use crate::coalesce::Coalesced;
 use crate::http::{HEADER_LIST_BYTES_MAX, Incoming, ReceivedBody, RequestBody, send_body};
 use crate::limits::{self, Limit};
 
 /// Streams per connection before another one is opened: what common servers allow.
 const STREAMS_MAX: usize = 100;
+
+/// Streams that are sent before the endpoint has said how many it takes. One that ends while
+/// a connection to it is made may close it without a word: what was not sent then goes to
+/// another endpoint, whatever it is.
+const STREAMS_UNTOLD: usize = 0;
 
 /// Most connections per endpoint and thread; beyond them requests share.
 const CONNECTIONS_MAX: usize = Limit::Http2Connections.count();
@@ -58,20 +64,27 @@ struct Connection {
 impl Connection {
     /// Says whether requests may go on it. One that is connecting lives only as long as
     /// somebody waits for it: nobody else drives it, and its time to connect would be over.
-    fn is_usable(self: &Rc<Self>) -> bool {
+    /// Notes in `leaving` that the endpoint wants requests to go elsewhere.
+    fn is_usable(self: &Rc<Self>, leaving: &mut bool) -> bool {
         match self.connecting.peek() {
             None => Rc::strong_count(self) > 1,
-            Some(Ok(sender)) => is_open(sender),
+            Some(Ok(sender)) => match closed(sender) {
+                None => true,
+                Some(why) => {
+                    *leaving |= why.is_go_away() && why.is_remote();
+                    false
+                }
+            },
             Some(Err(_)) => false,
         }
     }
 
     fn has_room(&self) -> bool {
         let allowed = match self.connecting.peek() {
-            Some(Ok(sender)) => sender.current_max_send_streams().min(STREAMS_MAX),
+            Some(Ok(sender)) if has_spoken(sender) => sender.current_max_send_streams(),
             _ => STREAMS_MAX,
         };
-        self.streams.get() < allowed
+        self.streams.get() < allowed.min(STREAMS_MAX)
     }
 }
 
@@ -79,7 +92,11 @@ impl Pool {
     /// Returns a connection with room, and whether it was there before.
     fn pick(&self, endpoint: &Rc<Endpoint>) -> (Rc<Connection>, bool) {
         let mut connections = self.connections.borrow_mut();
-        connections.retain(|connection| connection.is_usable());
+        let mut leaving = false;
+        connections.retain(|connection| connection.is_usable(&mut leaving));
+        if leaving {
+            endpoint.health.leaves(Instant::now());
+        }
         let least = connections
             .iter()
             .min_by_key(|connection| connection.streams.get());
@@ -109,18 +126,30 @@ impl Pool {
             .retain(|known| !Rc::ptr_eq(known, connection));
     }
 
-    pub(super) fn sweep(&self) {
+    /// Forgets connections that are of no use; says whether the endpoint wants requests to
+    /// go elsewhere.
+    pub(super) fn sweep(&self) -> bool {
+        let mut leaving = false;
         self.connections
             .borrow_mut()
-            .retain(|connection| connection.is_usable());
+            .retain(|connection| connection.is_usable(&mut leaving));
+        leaving
     }
 }
 
-/// Says whether a connection takes further streams: it is open, no GOAWAY came, and stream
-/// ids are left.
-fn is_open(sender: &Sender) -> bool {
+/// Returns why a connection takes no further streams: it has ended, a GOAWAY came, or no
+/// stream ids are left. None if it takes them.
+fn closed(sender: &Sender) -> Option<h2::Error> {
     let mut context = Context::from_waker(Waker::noop());
-    sender.clone().poll_ready(&mut context).map_err(drop) != std::task::Poll::Ready(Err(()))
+    match sender.clone().poll_ready(&mut context) {
+        Poll::Ready(Err(error)) => Some(error),
+        Poll::Ready(Ok(())) | Poll::Pending => None,
+    }
+}
+
+/// Says whether the endpoint has told how many streams it takes, before which none is sent.
+fn has_spoken(sender: &Sender) -> bool {
+    sender.current_max_send_streams() > STREAMS_UNTOLD
 }
 
 fn connect(
@@ -132,7 +161,7 @@ fn connect(
         let io = Coalesced::new(connector.connect().await?);
         let (sender, connection) = Builder::new()
             .enable_push(false)
-            .initial_max_send_streams(STREAMS_MAX)
+            .initial_max_send_streams(STREAMS_UNTOLD)
             .initial_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_header_list_size(HEADER_LIST_BYTES_MAX)
@@ -233,12 +262,24 @@ impl Lease {
         let (parts, body) = request.into_parts();
         let ended = body.is_end_stream();
         let head = Request::from_parts(parts, ());
-        let (response, stream) = self.sender.send_request(head, ended).map_err(failed)?;
+        let sent = self.sender.send_request(head, ended);
+        let (response, stream) = sent.map_err(|error| Failed {
+            // Nothing was even queued; what HTTP/2 cannot say would not be said elsewhere.
+            unprocessed: error.is_io() || error.is_remote(),
+            ..failed(error)
+        })?;
         if !ended {
             let upload = tokio::task::spawn_local(send_body(body, stream));
             self.upload = Some(upload.abort_handle());
         }
-        let response = response.await.map_err(failed)?;
+        let response = response.await.map_err(|error| {
+            let unsent = !has_spoken(&self.sender);
+            let failed = failed(error);
+            Failed {
+                unprocessed: failed.unprocessed || unsent,
+                ..failed
+            }
+        })?;
         Ok(response.map(|body| Incoming::Http2(ReceivedBody(body))))
     }
 

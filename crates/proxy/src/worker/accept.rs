@@ -1,6 +1,7 @@
 //! Accepts connections and finds out what they speak.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +42,10 @@ const HELLO: Duration = Duration::from_millis(200);
 /// How long a new connection may take for its first bytes once the process drains.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
+/// How long the process still accepts connections once it drains: callers that ask discovery
+/// have heard by then, and others were told on their connections.
+const LISTEN_ON: Duration = Duration::from_millis(500);
+
 /// Most waiting connections that are still served when the process drains.
 const BACKLOG_TAKEN_MAX: usize = 4_096;
 
@@ -54,7 +59,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const NOT_A_REQUEST: &str = "policy looks into requests here, and this is none";
 
 /// Accepts connections until the process drains.
-pub(super) async fn accept(inlet: Rc<Inlet>, socket: Bound, mut phase: watch::Receiver<Phase>) {
+pub(super) async fn accept(inlet: Rc<Inlet>, socket: Bound, phase: watch::Receiver<Phase>) {
     let listener = match TcpListener::from_std(socket) {
         Ok(listener) => listener,
         Err(error) => {
@@ -62,10 +67,18 @@ pub(super) async fn accept(inlet: Rc<Inlet>, socket: Bound, mut phase: watch::Re
             return;
         }
     };
+    let closing = async {
+        drained(phase.clone()).await;
+        // Nobody is surprised where nobody is connected.
+        if inlet.worker.has_clients(inlet.side()) {
+            tokio::time::sleep(LISTEN_ON.min(inlet.worker.config.shutdown_grace / 2)).await;
+        }
+    };
+    let mut closing = pin!(closing);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = phase.wait_for(|phase| *phase == Phase::Draining) => break,
+            () = &mut closing => break,
         };
         match accepted {
             Ok((stream, peer)) => {

@@ -23,6 +23,7 @@ mod opaque;
 mod operation;
 mod policy;
 mod records;
+mod rolling;
 mod sending;
 mod shutdown;
 mod snapshot;

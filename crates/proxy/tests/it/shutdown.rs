@@ -19,6 +19,7 @@ async fn open_requests_may_finish_and_nothing_new_is_accepted() {
     let server = Server::start().await;
     let proxy = Setup::new("web", &server)
         .inbound("detect", app.address)
+        .patient()
         .start();
     let address = at(&proxy, "in");
     let held = tokio::spawn(async move { whole(http1(address, get("/held")).await).await });
