@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use whodunit_control::destination::Destinations;
 use whodunit_control::identity::{AuthorityError, Identities, Lifetimes};
+use whodunit_control::outbound::Outbounds;
 use whodunit_control::policies::Policies;
 use whodunit_control::topology_file;
 use whodunit_store::{Store, StoreError};
@@ -162,6 +163,7 @@ impl Server {
         let (discovery, follower) = options.topology.map(topology_file::follow).unzip();
         let destinations = Destinations::new(discovery.clone());
         let policies = Policies::new(discovery.clone());
+        let outbounds = Outbounds::new(discovery.clone());
         let live = Arc::new(Live {
             started: Instant::now(),
             data_dir,
@@ -193,6 +195,7 @@ impl Server {
             destinations,
             identities,
             policies,
+            outbounds,
             ingest,
             stopping.clone(),
         );
@@ -315,6 +318,7 @@ async fn serve_grpc(
     destinations: Destinations,
     identities: Option<Identities>,
     policies: Policies,
+    outbounds: Outbounds,
     ingest: Ingest,
     mut stopping: watch::Receiver<bool>,
 ) {
@@ -325,6 +329,7 @@ async fn serve_grpc(
         .max_concurrent_streams(Some(4_096))
         .add_service(destinations.into_service())
         .add_service(policies.into_service())
+        .add_service(outbounds.into_service())
         .add_service(ingest.into_service())
         .add_optional_service(identities.map(Identities::into_service))
         .serve_with_incoming_shutdown(incoming, async move {

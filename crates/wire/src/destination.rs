@@ -113,16 +113,7 @@ fn profile_route(rule: &RouteRule) -> ProfileRoute {
         (PathMatch::Any, None) => ".*".to_owned(),
         (PathMatch::Exact(text), None) => escaped(text),
         (PathMatch::Prefix(text), None) => format!("{}(/.*)?", escaped(text.trim_end_matches('/'))),
-        (PathMatch::Template(text), None) => {
-            let segments = text.split('/').map(|segment| {
-                if segment.starts_with('{') {
-                    "[^/]+".to_owned()
-                } else {
-                    escaped(segment)
-                }
-            });
-            segments.collect::<Vec<_>>().join("/")
-        }
+        (PathMatch::Template(text), None) => template_regex(text),
     };
     let mut all = vec![request_match::Match::Path(RegexMatch { regex })];
     if let Some(method) = &rule.matches.method {
@@ -152,6 +143,18 @@ fn profile_route(rule: &RouteRule) -> ProfileRoute {
             nanos: i32::try_from(ms % 1_000 * 1_000_000).unwrap_or(0),
         }),
     }
+}
+
+/// Returns a path with variable segments as a regular expression.
+pub(crate) fn template_regex(template: &str) -> String {
+    let segments = template.split('/').map(|segment| {
+        if segment.starts_with('{') {
+            "[^/]+".to_owned()
+        } else {
+            escaped(segment)
+        }
+    });
+    segments.collect::<Vec<_>>().join("/")
 }
 
 /// Returns a text as a regular expression that matches it alone.

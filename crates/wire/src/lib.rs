@@ -2,10 +2,11 @@
 //!
 //! [`v1`] is our own small protocol: records and reports. Discovery speaks
 //! Linkerd's API ([`linkerd`]); its types are turned into ours only in
-//! [`destination`]. The generated code is committed; `cargo xtask codegen`
+//! [`destination`], [`outbound`] and [`policy`]. The generated code is committed; `cargo xtask codegen`
 //! makes it anew.
 
 pub mod destination;
+pub mod outbound;
 pub mod policy;
 
 /// The recorder protocol, package `whodunit.v1`.

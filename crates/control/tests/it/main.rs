@@ -2,6 +2,7 @@
 
 mod destination;
 mod identity;
+mod outbound;
 mod policies;
 mod topology_file;
 
