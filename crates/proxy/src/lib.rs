@@ -11,6 +11,14 @@
 //! Nothing here may delay a request for the sake of a record, and no connection
 //! may bring the process down.
 
+#![cfg_attr(
+    feature = "simulation",
+    expect(
+        clippy::useless_conversion,
+        reason = "time is the runtime's already there"
+    )
+)]
+
 mod admin;
 mod buffers;
 mod call;

@@ -61,6 +61,8 @@ pub(crate) async fn connect(address: SocketAddr) -> Result<TcpStream, Cause> {
         Ok(Ok(stream)) => {
             // Latency matters more than the number of packets; failure only costs that.
             let _ = stream.set_nodelay(true);
+            // An endpoint that vanished while it owed an answer is noticed some day.
+            let _ = system::keep_alive(&stream);
             Ok(stream)
         }
     }

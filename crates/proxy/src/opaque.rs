@@ -140,7 +140,6 @@ impl Dialed {
             return Err(Cause::Loop);
         }
         let mut io = endpoint.connector.connect().await?;
-        io.keep_alive();
         if inlet.side() == Side::Outbound && endpoint.meshed {
             let issue = || worker.recorder.issue(worker.clock.at_us(self.accepted));
             let introduction = Introduction {

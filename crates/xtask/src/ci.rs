@@ -14,7 +14,9 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use crate::{bench, codegen, deps_map, program, test, tools, unsafe_code, workspace::Workspace};
+use crate::{
+    bench, codegen, deps_map, program, sim, test, tools, unsafe_code, workspace::Workspace,
+};
 
 /// One thing to check.
 struct Step {
@@ -74,6 +76,11 @@ const STEPS: &[Step] = &[
         name: "test",
         about: "all tests pass",
         run: tests,
+    },
+    Step {
+        name: "simulation",
+        about: "a mesh in a simulated network keeps its promises",
+        run: sim::check,
     },
     Step {
         name: "verdict",

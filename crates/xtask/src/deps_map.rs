@@ -59,6 +59,8 @@ const ALLOWED: &[Allowed] = &[
     // one that certifies.
     allow("bench", &["wire", "identity"]),
     allow("fuzz", &["model", "flight", "control", "proxy"]),
+    // The proxy in it is built with another network.
+    allow("sim", &["model", "wire", "flight", "control", "proxy"]),
     allow("codegen", &["model"]),
     allow("xtask", &[]),
 ];

@@ -97,3 +97,16 @@ impl Broken {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_endpoint_that_vanishes_is_asked_whether_it_is_there() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = crate::net::connect(address).await.unwrap();
+        assert!(SockRef::from(&stream).keepalive().unwrap());
+    }
+}
