@@ -1,4 +1,5 @@
-//! Follows the frames of an HTTP/2 connection as they pass, without reading their contents.
+//! Follows the frames of an HTTP/2 connection as they pass, without reading their contents
+//! but the path of a request.
 //!
 //! The `h2` crate answers a head that breaks the rules by itself, and tells nobody: such a
 //! stream is opened by the client, never handed to us, and ended by a frame that goes out.
@@ -7,10 +8,14 @@
 //!
 //! Bytes go in, facts come out: no I/O, and no allocation per frame.
 
+mod target;
+
 use std::time::Duration;
 
 use crate::clock::Instant;
 use crate::limits::Limit;
+
+use target::Target;
 
 /// Bytes of the header of a frame.
 const HEADER_BYTES: usize = 9;
@@ -140,6 +145,12 @@ pub(crate) struct Watch {
     period: Option<Instant>,
     flood: Option<Limit>,
     is_violation: bool,
+    target: Target,
+    /// What of the present frame comes before the block of fields, and how much of the block
+    /// is in it.
+    prefix: u32,
+    is_padded: bool,
+    block: u32,
 }
 
 impl Default for Watch {
@@ -157,6 +168,10 @@ impl Default for Watch {
             period: None,
             flood: None,
             is_violation: false,
+            target: Target::default(),
+            prefix: 0,
+            is_padded: false,
+            block: 0,
         }
     }
 }
@@ -168,13 +183,22 @@ impl Watch {
     /// that it refuses them: they no longer end their stream, which trailers have to.
     pub(crate) fn read(&mut self, bytes: &mut [u8]) {
         let mut at = 0;
-        while let Some(frame) = self.input.next(bytes, &mut at) {
+        loop {
+            if self.target.is_looking() && self.input.skip > 0 {
+                let end = bytes.len().min(at + self.input.skip as usize);
+                self.look_for_target(&mut bytes[at..end]);
+            }
+            let Some(frame) = self.input.next(bytes, &mut at) else {
+                return;
+            };
             let ends = frame.flags & END_HEADERS != 0;
             match frame.kind {
                 HEADERS => {
                     self.open_head = !ends;
                     if frame.stream > self.highest && frame.stream % 2 == 1 {
                         self.highest = frame.stream;
+                        self.target.begin();
+                        self.expect_block(frame);
                         if self.waiting.len() < WAITING_MAX {
                             self.waiting.push(frame.stream);
                         }
@@ -186,7 +210,10 @@ impl Watch {
                         }
                     }
                 }
-                CONTINUATION => self.open_head = self.open_head && !ends,
+                CONTINUATION => {
+                    self.open_head = self.open_head && !ends;
+                    self.expect_block(frame);
+                }
                 DATA if frame.length > 0 || frame.flags & END_STREAM != 0 => self.idle_frames = 0,
                 RST_STREAM => {
                     self.idle();
@@ -198,6 +225,32 @@ impl Watch {
                 _ => self.idle(),
             }
         }
+    }
+
+    /// Notes where in a frame its part of a block of fields is.
+    fn expect_block(&mut self, frame: Frame) {
+        let opens = frame.kind == HEADERS;
+        self.is_padded = opens && frame.flags & PADDED != 0;
+        let priority = opens && frame.flags & PRIORITY != 0;
+        self.prefix = u32::from(self.is_padded) + if priority { 5 } else { 0 };
+        self.block = frame.length.saturating_sub(self.prefix);
+    }
+
+    /// Looks through the next bytes of a frame for the path.
+    fn look_for_target(&mut self, payload: &mut [u8]) {
+        if let Some(padding) = payload.first().filter(|_| self.is_padded) {
+            self.is_padded = false;
+            self.block = self.block.saturating_sub((*padding).into());
+        }
+        let skipped = payload.len().min(self.prefix as usize);
+        // At most `prefix`.
+        self.prefix -= u32::try_from(skipped).unwrap_or(self.prefix);
+        let block = &mut payload[skipped..];
+        let length = block.len().min(self.block as usize);
+        // At most `block`.
+        self.block -= u32::try_from(length).unwrap_or(self.block);
+        self.target.read(&mut block[..length]);
+        self.is_violation |= self.target.is_violation();
     }
 
     fn idle(&mut self) {
