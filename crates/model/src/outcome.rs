@@ -121,6 +121,8 @@ words! {
         Shutdown = 24 "shutdown",
         /// Something else failed.
         Unknown = 25 "unknown",
+        /// The request needs HTTP/2, which the endpoint does not speak.
+        NotHttp2 = 26 "not_http2",
     }
 }
 
@@ -168,6 +170,7 @@ impl Cause {
             | Self::BadRequestHead
             | Self::BadResponseHead
             | Self::Loop
+            | Self::NotHttp2
             | Self::Unknown => "UNKNOWN",
         })
     }
@@ -211,6 +214,7 @@ impl Cause {
             Self::ClientCancelled => "the caller went away",
             Self::Shutdown => "the proxy was shutting down",
             Self::Unknown => "an unknown failure",
+            Self::NotHttp2 => "gRPC needs HTTP/2, which the endpoint does not speak",
         }
     }
 }

@@ -73,7 +73,7 @@ pub(crate) const fn origin(side: Side, cause: Cause, meshed: bool) -> Origin {
             Side::Outbound if meshed => Origin::Network,
             _ => Origin::Server,
         },
-        Cause::BadResponseHead => match side {
+        Cause::BadResponseHead | Cause::NotHttp2 => match side {
             Side::Outbound if meshed => Origin::ServerProxy,
             _ => Origin::Server,
         },

@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::buffers;
 use crate::frames::{Refused, Watch};
 use crate::net::Io;
+use crate::upstream::Greeting;
 
 /// Bytes that may wait for a socket.
 const OUTPUT_BYTES_MAX: usize = 64 << 10;
@@ -83,6 +84,8 @@ struct State {
     full: bool,
     error: Option<io::ErrorKind>,
     watch: Option<Box<Watch>>,
+    /// Waits for the first bytes of an endpoint.
+    greeting: Option<Rc<Greeting>>,
 }
 
 impl State {
@@ -133,19 +136,19 @@ impl State {
 pub(crate) struct Coalesced(Rc<RefCell<State>>);
 
 impl Coalesced {
-    /// Wraps a connection to an endpoint.
-    pub(crate) fn new(io: Io) -> Self {
-        Self::with(io, None)
+    /// Wraps a connection to an endpoint, which has said nothing yet.
+    pub(crate) fn greeted(io: Io, greeting: Rc<Greeting>) -> Self {
+        Self::with(io, None, Some(greeting))
     }
 
     /// Wraps a connection from a client, whose frames are watched.
     pub(crate) fn watched(io: Io, watch: Watch) -> (Self, Watched) {
-        let this = Self::with(io, Some(Box::new(watch)));
+        let this = Self::with(io, Some(Box::new(watch)), None);
         let watched = Watched(this.0.clone());
         (this, watched)
     }
 
-    fn with(io: Io, watch: Option<Box<Watch>>) -> Self {
+    fn with(io: Io, watch: Option<Box<Watch>>, greeting: Option<Rc<Greeting>>) -> Self {
         Self(Rc::new(RefCell::new(State {
             io,
             output: BytesMut::new(),
@@ -154,6 +157,7 @@ impl Coalesced {
             full: false,
             error: None,
             watch,
+            greeting,
         })))
     }
 
@@ -196,7 +200,20 @@ impl AsyncRead for Coalesced {
             return Poll::Ready(Err(error.into()));
         }
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut state.io).poll_read(cx, buffer))?;
+        let read = ready!(Pin::new(&mut state.io).poll_read(cx, buffer));
+        if let Some(greeting) = &state.greeting {
+            let read = read.as_ref().map(|()| &buffer.filled()[before..]);
+            if greeting.read(read.map_err(io::Error::kind)) {
+                if greeting.is_other() {
+                    // Nothing more is said to something that does not speak HTTP/2.
+                    state.error = Some(io::ErrorKind::InvalidData);
+                    state.output.clear();
+                    return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+                }
+                state.greeting = None;
+            }
+        }
+        read?;
         if let Some(watch) = &mut state.watch {
             watch.read(&mut buffer.filled_mut()[before..]);
         }

@@ -102,6 +102,8 @@ pub struct Listener {
     pub protocol: Declared,
     /// Where requests go.
     pub target: Target,
+    /// What endpoints are spoken to in.
+    pub forward_protocol: ForwardProtocol,
     /// The identity that the endpoint at a fixed address must prove, over mesh TLS.
     pub server_identity: Option<String>,
     /// What holds for which requests; the first rule that matches counts.
@@ -123,6 +125,17 @@ pub enum Declared {
     Grpc,
     /// Any bytes.
     Opaque,
+}
+
+/// What endpoints are spoken to in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardProtocol {
+    /// The version the client speaks, but HTTP/1.1 where an endpoint has no HTTP/2.
+    Auto,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
 }
 
 /// Where a listener's requests go.

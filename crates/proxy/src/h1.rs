@@ -16,6 +16,6 @@ mod tests;
 pub(crate) use body::{BodyDecoder, BodyError, Decoded};
 pub(crate) use emit::{Reason, Spelling, Unwritable};
 pub(crate) use head::{
-    Framing, HeadError, Limits, RequestHead, ResponseHead, declared_length, is_host, parse_request,
-    parse_response,
+    Framing, HeadError, Limits, RequestHead, ResponseHead, declared_length, is_host, is_plain_name,
+    parse_request, parse_response,
 };

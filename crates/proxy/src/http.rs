@@ -5,6 +5,7 @@ mod forward;
 mod head;
 mod http1;
 mod http2;
+pub(crate) mod interim;
 mod patience;
 mod replay;
 mod reply;

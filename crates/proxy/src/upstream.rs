@@ -7,6 +7,7 @@ mod budget;
 mod endpoint;
 mod error;
 mod exchange;
+mod greeting;
 mod health;
 mod http1;
 mod http2;
@@ -19,6 +20,7 @@ pub(crate) use budget::Budget;
 pub(crate) use endpoint::{Connector, Endpoint, InFlight, Mesh};
 pub(crate) use error::{Failed, h2_cause, io_cause};
 pub(crate) use exchange::Exchange;
+pub(crate) use greeting::Greeting;
 pub(crate) use http1::SentHead;
 
 use std::rc::Rc;
@@ -38,6 +40,15 @@ pub(crate) enum Version {
     Http2,
 }
 
+/// What an endpoint is to be spoken to in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// This version.
+    Only(Version),
+    /// HTTP/2, but HTTP/1.1 where the endpoint has no HTTP/2.
+    PreferHttp2,
+}
+
 /// The right to send one request on a connection.
 pub(crate) enum Lease {
     /// A connection for this request alone.
@@ -48,10 +59,36 @@ pub(crate) enum Lease {
 
 impl Lease {
     /// Gets a connection to an endpoint: a pooled one, or a new one.
-    pub(crate) async fn acquire(endpoint: &Rc<Endpoint>, version: Version) -> Result<Self, Cause> {
-        match version {
-            Version::Http1 => http1::Lease::acquire(endpoint).await.map(Self::Http1),
-            Version::Http2 => http2::Lease::acquire(endpoint).await.map(Self::Http2),
+    pub(crate) async fn acquire(endpoint: &Rc<Endpoint>, wish: Wish) -> Result<Self, Cause> {
+        let cautious = wish == Wish::PreferHttp2;
+        if wish == Wish::Only(Version::Http1) || (cautious && endpoint.lacks_http2()) {
+            let lease = http1::Lease::acquire(endpoint, false).await;
+            return lease.map(Self::Http1);
+        }
+        match http2::Lease::acquire(endpoint, cautious).await {
+            Ok(lease) => Ok(Self::Http2(lease)),
+            Err(http2::Refused::Failed(cause)) => Err(cause),
+            Err(http2::Refused::Other) if cautious => {
+                endpoint.note_lack_of_http2();
+                let lease = http1::Lease::acquire(endpoint, false).await;
+                lease.map(Self::Http1)
+            }
+            Err(http2::Refused::Other) => Err(Cause::BadResponseHead),
+            // It may be an HTTP/1 server that hangs up on what it cannot read: an answer to
+            // the request will tell.
+            Err(http2::Refused::Silent(_)) if cautious => {
+                let lease = http1::Lease::acquire(endpoint, true).await;
+                lease.map(Self::Http1)
+            }
+            Err(http2::Refused::Silent(cause)) => Err(cause),
+        }
+    }
+
+    /// Returns what is spoken on the connection.
+    pub(crate) const fn version(&self) -> Version {
+        match self {
+            Self::Http1(_) => Version::Http1,
+            Self::Http2(_) => Version::Http2,
         }
     }
 

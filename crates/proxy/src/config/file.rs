@@ -16,7 +16,9 @@ use whodunit_model::topology::ServiceName;
 
 use super::policy::{self, PolicyTable};
 use super::route::{self, RouteTable};
-use super::{Config, ConfigError, Declared, Identity, Listener, Proof, Record, Target};
+use super::{
+    Config, ConfigError, Declared, ForwardProtocol, Identity, Listener, Proof, Record, Target,
+};
 use crate::limits::Limit;
 
 /// Most worker threads; more than any machine of today has use for.
@@ -62,6 +64,7 @@ struct ListenerTable {
     direction: Spanned<String>,
     protocol: Option<Spanned<String>>,
     forward: Option<Spanned<String>>,
+    forward_protocol: Option<Spanned<String>>,
     service: Option<Spanned<String>>,
     namespace: Option<Spanned<String>>,
     policy: Option<Spanned<String>>,
@@ -374,8 +377,10 @@ fn listeners(
         };
         let server_identity = server_identity(source, table, direction)?;
         let routes = route::rules(source, &table.route, discovered)?;
+        let forward_protocol = forward_protocol(source, table, &name, protocol)?;
         listeners.push(Listener {
             name,
+            forward_protocol,
             server_identity,
             routes,
             policy: Policy::plain(PolicyMode::Allow),
@@ -413,6 +418,36 @@ fn own_modes(
         policy::mode(source, "listener.policy", value).map(Some)
     };
     tables.iter().zip(listeners).map(own).collect()
+}
+
+/// Reads what the endpoints of a listener are spoken to in.
+fn forward_protocol(
+    source: &Source<'_>,
+    table: &ListenerTable,
+    name: &str,
+    declared: Declared,
+) -> Result<ForwardProtocol, ConfigError> {
+    let Some(value) = &table.forward_protocol else {
+        return Ok(ForwardProtocol::Auto);
+    };
+    let protocols = [
+        ("auto", ForwardProtocol::Auto),
+        ("http1", ForwardProtocol::Http1),
+        ("http2", ForwardProtocol::Http2),
+    ];
+    let protocol = source.choice("listener.forward_protocol", value, &protocols)?;
+    let what = match (declared, protocol) {
+        (Declared::Opaque, _) => format!(
+            "listener `{name}` is opaque: its bytes are not looked at, so `forward_protocol` means \
+             nothing; remove it"
+        ),
+        (Declared::Grpc, ForwardProtocol::Http1) => format!(
+            "listener `{name}` carries gRPC, which needs HTTP/2: use `forward_protocol` auto or \
+             http2"
+        ),
+        _ => return Ok(protocol),
+    };
+    Err(source.at(value, what))
 }
 
 /// Reads whom an outbound listener expects at its fixed address.

@@ -116,6 +116,23 @@ fn mistakes_are_named_with_file_line_key_and_fix() {
     );
     check(
         "forward = \"127.0.0.1:9101\"",
+        "forward = \"127.0.0.1:9101\"\nforward_protocol = \"h2\"",
+        "proxy.toml:16: `listener.forward_protocol` is `h2`: use one of auto, http1, http2",
+    );
+    check(
+        "forward = \"127.0.0.1:9101\"",
+        "forward = \"127.0.0.1:9101\"\nprotocol = \"opaque\"\nforward_protocol = \"auto\"",
+        "proxy.toml:17: listener `web-in` is opaque: its bytes are not looked at, so \
+         `forward_protocol` means nothing; remove it",
+    );
+    check(
+        "protocol = \"grpc\"",
+        "protocol = \"grpc\"\nforward_protocol = \"http1\"",
+        "proxy.toml:22: listener `voting` carries gRPC, which needs HTTP/2: use \
+         `forward_protocol` auto or http2",
+    );
+    check(
+        "forward = \"127.0.0.1:9101\"",
         "forward = \"127.0.0.1:9101\"\nserver_identity = \"spiffe://a/b\"",
         "proxy.toml:16: `server_identity` belongs to an outbound listener with `forward`: \
          discovery knows the identities of services",

@@ -11,7 +11,7 @@ use http::{HeaderMap, Method, StatusCode, Version};
 use http_body::Frame;
 
 use super::body::is_forbidden_trailer;
-use super::head::{Framing, check_look_alike, is_host};
+use super::head::{Framing, is_host, is_plain_name};
 
 /// The names of a head's fields in their order, as they were written.
 #[derive(Clone, Debug)]
@@ -59,8 +59,8 @@ pub(crate) fn request(
     framing: Framing,
     connection: Connection<'_>,
 ) -> Result<(), Unwritable> {
-    let target = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    check_request(parts, target)?;
+    check_request(parts)?;
+    let target = target(parts);
     out.extend_from_slice(parts.method.as_str().as_bytes());
     out.put_u8(b' ');
     out.extend_from_slice(target.as_bytes());
@@ -74,7 +74,16 @@ pub(crate) fn request(
     Ok(())
 }
 
-fn check_request(parts: &http::request::Parts, target: &str) -> Result<(), Unwritable> {
+fn target(parts: &http::request::Parts) -> &str {
+    parts.uri.path_and_query().map_or("/", |path| path.as_str())
+}
+
+/// Says whether every parser would read this head the same way.
+///
+/// # Errors
+/// When it would not.
+pub(crate) fn check_request(parts: &http::request::Parts) -> Result<(), Unwritable> {
+    let target = target(parts);
     let is_path = target.starts_with('/') || (target == "*" && parts.method == Method::OPTIONS);
     let plain = target.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
     if !is_path || !plain || parts.method == Method::CONNECT {
@@ -96,7 +105,7 @@ fn check_request(parts: &http::request::Parts, target: &str) -> Result<(), Unwri
 /// Says whether a field can be written so that everybody reads the same field.
 fn is_writable(name: &str, value: &HeaderValue) -> bool {
     let splits = |b: &u8| matches!(b, b'\r' | b'\n' | 0);
-    check_look_alike(name).is_ok() && !value.as_bytes().iter().any(splits)
+    is_plain_name(name) && !value.as_bytes().iter().any(splits)
 }
 
 /// Appends a response head. `framing` is that of the head, which for `HEAD` and 304

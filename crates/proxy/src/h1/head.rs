@@ -671,6 +671,12 @@ pub(super) fn check_look_alike(name: &str) -> Result<(), HeadError> {
     Ok(())
 }
 
+/// Says whether a name that the `http` crate accepts is one that everybody reads the same.
+pub(crate) fn is_plain_name(name: &str) -> bool {
+    // It takes a quotation mark for a part of a name.
+    check_look_alike(name).is_ok() && !name.contains('"')
+}
+
 /// Returns the length that fields declare, if all of them declare the same valid one.
 pub(crate) fn declared_length(headers: &HeaderMap) -> Option<u64> {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();

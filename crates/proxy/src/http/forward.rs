@@ -8,22 +8,23 @@ use bytes::Bytes;
 use http::header::{HOST, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response};
-use http_body::Frame;
+use http_body::{Body as _, Frame};
 use http_body_util::BodyExt as _;
 use whodunit_model::Cause;
 use whodunit_model::record::{Protocol, Side, TlsState, Twin};
 use whodunit_model::route_rule::RequestHead;
 
 use super::body::{RequestBody, grpc_status};
-use super::head;
 use super::patience::{Patience, grpc_timeout, grpc_timeout_text};
 use super::reply::relayed_fault;
 use super::retry::{Next, Tries};
 use super::serve::Refusal;
 use super::stream::Incoming;
+use super::{head, interim};
 use crate::call::{Call, Fault};
+use crate::config::ForwardProtocol;
 use crate::limits::{self, Limit};
-use crate::upstream::{Balancer, Endpoint, InFlight, Lease, Nowhere, SentHead, Version};
+use crate::upstream::{Balancer, Endpoint, InFlight, Lease, Nowhere, SentHead, Version, Wish};
 use crate::worker::{Inlet, Route};
 
 /// Most endpoints that are tried for one connection.
@@ -61,6 +62,9 @@ struct Forwarding<'a> {
     inlet: &'a Inlet,
     route: &'a Route,
     balancer: &'a Balancer,
+    /// What the endpoint is to be spoken to in.
+    wish: Wish,
+    /// The same, where it grants the wish.
     version: Version,
     protocol: Protocol,
     hops: u32,
@@ -78,10 +82,19 @@ pub(crate) async fn forward(
     let (mut parts, body) = request.into_parts();
     let protocol = call.note(|record| record.protocol);
     let route = route(inlet, call, &parts, protocol);
-    head::strip_hop(&mut parts.headers, upgrade);
-    let version = match protocol {
-        Protocol::Http1 | Protocol::Tcp => Version::Http1,
-        Protocol::Http2 | Protocol::Grpc => Version::Http2,
+    if head::strip_hop(&mut parts.headers, upgrade) && !body.is_end_stream() {
+        interim::go_on();
+    }
+    let wish = match (inlet.forward_protocol(), protocol) {
+        (ForwardProtocol::Http1, _) | (ForwardProtocol::Auto, Protocol::Http1 | Protocol::Tcp) => {
+            Wish::Only(Version::Http1)
+        }
+        (ForwardProtocol::Http2, _) => Wish::Only(Version::Http2),
+        (ForwardProtocol::Auto, Protocol::Http2 | Protocol::Grpc) => Wish::PreferHttp2,
+    };
+    let version = match wish {
+        Wish::Only(version) => version,
+        Wish::PreferHttp2 => Version::Http2,
     };
     let asked = parts.headers.get(GRPC_TIMEOUT).and_then(|timeout| {
         let text = timeout.to_str().ok();
@@ -102,6 +115,7 @@ pub(crate) async fn forward(
         route: &route,
         balancer,
         version,
+        wish,
         protocol,
         hops,
     };
@@ -147,7 +161,11 @@ impl Forwarding<'_> {
                 Ok(reached) => reached?,
                 Err(cause) => return Err(self.refusal(cause, None)),
             };
-            self.prepare(call, &mut request, &endpoint, &patience)?;
+            let speaks = lease.version();
+            if self.protocol == Protocol::Grpc && speaks == Version::Http1 {
+                return Err(self.refusal(Cause::NotHttp2, Some(&endpoint)));
+            }
+            self.prepare(call, &mut request, &endpoint, speaks, &patience)?;
             if rules.attempts_max > 1 || self.version == Version::Http2 {
                 let (parts, body) = request.into_parts();
                 tries.keep_head(&parts, rules, self.version);
@@ -319,7 +337,7 @@ impl Forwarding<'_> {
                 let text = format!("{} leads back into this proxy", endpoint.address);
                 return Err(self.refusal_with(Cause::Loop, text, endpoint.meshed));
             }
-            match Lease::acquire(&endpoint, self.version).await {
+            match Lease::acquire(&endpoint, self.wish).await {
                 Ok(lease) => {
                     call.note(|record| {
                         let begin_us = if waited_before { began_us } else { 0 };
@@ -375,6 +393,7 @@ impl Forwarding<'_> {
         call: &Call,
         request: &mut Request<RequestBody>,
         endpoint: &Rc<Endpoint>,
+        speaks: Version,
         patience: &Patience,
     ) -> Result<(), Refusal> {
         let (mut parts, body) = std::mem::replace(
@@ -382,7 +401,7 @@ impl Forwarding<'_> {
             Request::new(RequestBody::empty(call.state().clone())),
         )
         .into_parts();
-        head::retarget(&mut parts, endpoint.address).map_err(|why| {
+        head::retarget(&mut parts, endpoint.address, speaks).map_err(|why| {
             self.refusal_with(Cause::BadRequestHead, why.to_owned(), endpoint.meshed)
         })?;
         if self.inlet.side() == Side::Outbound {
@@ -422,7 +441,7 @@ impl Forwarding<'_> {
             call.note(|record| (record.status, record.grpc_status) = (status, Some(code)));
             return Judged::Failing(response, None, Cause::AppGrpcStatus);
         }
-        if http_body::Body::is_end_stream(response.body()) {
+        if response.body().is_end_stream() {
             return Judged::Fine(response, None);
         }
         let mut response = response;

@@ -10,7 +10,9 @@ use whodunit_model::record::{Protocol, TraceContext};
 use whodunit_model::redact::Redaction;
 use whodunit_model::{Party, RequestId, RequestRecord, route};
 
-use crate::h1::is_host;
+use crate::h1::{Unwritable, declared_length, emit, is_host, is_plain_name};
+use crate::limits::{self, Limit};
+use crate::upstream;
 use crate::worker::Worker;
 
 /// The request id, from proxy to proxy.
@@ -41,6 +43,9 @@ const HOP_BY_HOP: [HeaderName; 4] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
 ];
+
+/// What a client of HTTP/1 that wants to go on in HTTP/2 sends along.
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Longest authority that is recorded, in bytes: no host name is longer.
 const AUTHORITY_BYTES_MAX: usize = 255;
@@ -90,6 +95,20 @@ pub(crate) fn check(parts: &Parts) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// Says whether a request may go on over HTTP/1.1, which has fewer ways to say things.
+fn check_for_http1(parts: &Parts) -> Result<(), &'static str> {
+    if parts.headers.len() > Limit::HeadFields.count() {
+        limits::hit(Limit::HeadFields);
+        return Err("the request has more fields than HTTP/1.1 endpoints take");
+    }
+    let target = parts.uri.path_and_query();
+    if target.is_some_and(|target| target.as_str().len() > Limit::TargetBytes.count()) {
+        limits::hit(Limit::TargetBytes);
+        return Err("the path is longer than HTTP/1.1 endpoints take");
+    }
+    Ok(())
+}
+
 /// Checks what h2 lets through: what could be read as something else once it is HTTP/1, or
 /// by an endpoint that looks at another field than we do.
 fn check_http2(parts: &Parts, host: Option<&HeaderValue>) -> Result<(), &'static str> {
@@ -132,6 +151,22 @@ fn check_http2(parts: &Parts, host: Option<&HeaderValue>) -> Result<(), &'static
     if parts.headers.values().any(padded) {
         return Err("a field begins or ends with white space");
     }
+    // Nothing else that the parser takes for a name could be read as another one.
+    let odd = |name: &HeaderName| {
+        let name = name.as_str();
+        name.contains(['"', '_']) && !is_plain_name(name)
+    };
+    if parts.headers.keys().any(odd) {
+        return Err("a field name is not a token, or looks like a framing field");
+    }
+    let length = declared_length(&parts.headers);
+    if length.is_none() && parts.headers.contains_key(header::CONTENT_LENGTH) {
+        return Err("the content length is not a number");
+    }
+    let expects = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if !parts.headers.get_all(header::EXPECT).iter().all(expects) {
+        return Err("the expectation cannot be met");
+    }
     Ok(())
 }
 
@@ -149,6 +184,9 @@ const NO_TRAILERS: [HeaderName; 8] = [
 
 /// Removes from the trailers of a request what is ours, or has no place there.
 pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
+    if trailers.is_empty() {
+        return;
+    }
     strip_own(trailers);
     for name in NO_TRAILERS {
         trailers.remove(name);
@@ -228,14 +266,16 @@ fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 }
 
 /// Removes what concerns only the hop the head came over. With `upgrade` the wish for, or
-/// the agreement on, another protocol goes on to the next hop.
-pub(crate) fn strip_hop(headers: &mut HeaderMap, upgrade: bool) {
+/// the agreement on, another protocol goes on to the next hop. Returns whether the sender
+/// waits to be asked for its body, which is for this hop to do.
+pub(crate) fn strip_hop(headers: &mut HeaderMap, upgrade: bool) -> bool {
     let concerned = |name: &HeaderName| {
-        matches!(*name, header::UPGRADE | header::TE) || HOP_BY_HOP.contains(name)
+        matches!(*name, header::UPGRADE | header::TE | header::EXPECT) || HOP_BY_HOP.contains(name)
     };
     if !headers.keys().any(concerned) {
-        return;
+        return false;
     }
+    let expects = headers.remove(header::EXPECT).is_some();
     let named: Vec<HeaderName> = connection_options(headers)
         .filter_map(|option| HeaderName::from_bytes(option.as_bytes()).ok())
         // Framing is not the sender's to name; `te` is handled below.
@@ -257,11 +297,33 @@ pub(crate) fn strip_hop(headers: &mut HeaderMap, upgrade: bool) {
         headers.insert(header::UPGRADE, protocol);
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     }
+    expects
 }
 
-/// Writes the request target as the next hop wants it, and sees to a `Host`.
-pub(crate) fn retarget(parts: &mut Parts, endpoint: SocketAddr) -> Result<(), &'static str> {
+/// Writes the request target as the next hop wants it in the version that it speaks, and
+/// sees to a `Host`.
+pub(crate) fn retarget(
+    parts: &mut Parts,
+    endpoint: SocketAddr,
+    to: upstream::Version,
+) -> Result<(), &'static str> {
     let wrong = "the request target is not valid";
+    let converted = parts.version == Version::HTTP_2 && to == upstream::Version::Http1;
+    match (parts.version == Version::HTTP_2, to) {
+        (true, upstream::Version::Http1) => {
+            check_for_http1(parts)?;
+            join_cookies(&mut parts.headers)?;
+            parts.headers.remove(HTTP2_SETTINGS);
+            parts.version = Version::HTTP_11;
+        }
+        (false, upstream::Version::Http2) => {
+            // Host becomes the authority below. Another protocol cannot be agreed on here.
+            parts.headers.remove(header::CONNECTION);
+            parts.headers.remove(header::UPGRADE);
+            parts.version = Version::HTTP_2;
+        }
+        _ => {}
+    }
     if parts.version == Version::HTTP_2 {
         if parts.uri.authority().is_some() && parts.uri.scheme().is_some() {
             return Ok(());
@@ -277,6 +339,7 @@ pub(crate) fn retarget(parts: &mut Parts, endpoint: SocketAddr) -> Result<(), &'
             .authority(authority)
             .path_and_query(path);
         parts.uri = uri.build().map_err(|_| wrong)?;
+        parts.headers.remove(header::HOST);
         return Ok(());
     }
     // The authority of a target in absolute form wins over the header (RFC 9112, 3.2.2).
@@ -294,6 +357,29 @@ pub(crate) fn retarget(parts: &mut Parts, endpoint: SocketAddr) -> Result<(), &'
         parts.uri = Uri::from_parts(uri).map_err(|_| wrong)?;
     }
     parts.version = Version::HTTP_11;
+    if !converted {
+        return Ok(());
+    }
+    emit::check_request(parts).map_err(|why| match why {
+        Unwritable::Target => "the path cannot be said in HTTP/1.1",
+        Unwritable::Host => ":authority or Host cannot be said in HTTP/1.1",
+        Unwritable::Field => "a field cannot be said in HTTP/1.1",
+    })
+}
+
+/// Joins the crumbs that HTTP/2 may cut a cookie into (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) -> Result<(), &'static str> {
+    let mut crumbs = headers.get_all(header::COOKIE).iter();
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else {
+        return Ok(());
+    };
+    let mut joined = first.as_bytes().to_vec();
+    for crumb in std::iter::once(second).chain(crumbs) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(crumb.as_bytes());
+    }
+    let joined = HeaderValue::from_bytes(&joined).map_err(|_| "a cookie is not valid")?;
+    headers.insert(header::COOKIE, joined);
     Ok(())
 }
 

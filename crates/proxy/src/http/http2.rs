@@ -10,7 +10,7 @@ use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
 use h2::{PingPong, Reason, RecvStream, SendStream};
 use http::header::{CONNECTION, CONTENT_LENGTH};
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -18,6 +18,7 @@ use whodunit_model::Cause;
 use whodunit_model::record::Protocol;
 
 use super::body::{RequestBody, ResponseBody};
+use super::interim;
 use super::serve::{record_bad_head, record_unserved, serve};
 use super::stream::{Incoming, StreamError};
 use crate::clock::Instant;
@@ -220,7 +221,14 @@ async fn serve_stream(
     let response = {
         let mut serving = pin!(serve(connection, request));
         let response = poll_fn(|cx| {
-            if let Poll::Ready(response) = serving.as_mut().poll(cx) {
+            // Nobody has taken what others may have left.
+            drop(interim::take());
+            let served = serving.as_mut().poll(cx);
+            for interim in interim::take() {
+                // A stream that has ended takes no more; its task will learn of that.
+                let _ = respond.send_informational(interim);
+            }
+            if let Poll::Ready(response) = served {
                 return Poll::Ready(response.map_err(|never| match never {}));
             }
             respond.poll_reset(cx).map(|reset| Err(reset_cause(reset)))
@@ -239,6 +247,10 @@ async fn serve_stream(
     let (mut parts, body) = response.into_parts();
     // Answers of our own are made for both versions of HTTP.
     parts.headers.remove(CONNECTION);
+    if parts.status == StatusCode::NO_CONTENT {
+        // HTTP/1 servers say one now and then; here it would promise a body (RFC 9110 §8.6).
+        parts.headers.remove(CONTENT_LENGTH);
+    }
     let ended = body.is_end_stream();
     if let ResponseBody::Made(Some(text)) = &body {
         parts.headers.insert(CONTENT_LENGTH, text.len().into());

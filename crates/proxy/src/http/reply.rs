@@ -26,7 +26,7 @@ const fn statuses(cause: Cause) -> (StatusCode, u8) {
         | Cause::ResponseStreamTimeout
         | Cause::IdleTimeout => (StatusCode::GATEWAY_TIMEOUT, 4),
         Cause::Loop => (StatusCode::LOOP_DETECTED, 13),
-        Cause::BadResponseHead | Cause::Unknown => (StatusCode::BAD_GATEWAY, 13),
+        Cause::BadResponseHead | Cause::NotHttp2 | Cause::Unknown => (StatusCode::BAD_GATEWAY, 13),
         _ => (StatusCode::BAD_GATEWAY, 14),
     }
 }

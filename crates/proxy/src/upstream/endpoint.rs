@@ -25,6 +25,13 @@ const FAILED_AS: Duration = Duration::from_millis(250);
 /// Most authorities whose scope is remembered per endpoint; later ones take the slow way.
 const SCOPES_MAX: usize = 16;
 
+/// How long it is remembered that an endpoint has no HTTP/2: what answered may have been
+/// something that only stood in for it.
+const HTTP1_KNOWN: Duration = Duration::from_secs(600);
+
+/// How many new HTTP/1 connections may fail in a row before that is forgotten.
+const DOUBTS_MAX: u8 = 3;
+
 /// What every connection to an endpoint needs of the proxy itself.
 #[derive(Clone, Default)]
 pub(crate) struct Mesh {
@@ -131,6 +138,8 @@ pub(crate) struct Endpoint {
     pub(super) health: Health,
     pub(super) http1: http1::Pool,
     pub(super) http2: http2::Pool,
+    /// Until when it is taken for one without HTTP/2, and how often that failed since.
+    lacks_http2: Cell<Option<(Instant, u8)>>,
 }
 
 impl Endpoint {
@@ -149,6 +158,7 @@ impl Endpoint {
             health: Health::new(Rc::default()),
             http1: http1::Pool::default(),
             http2: http2::Pool::default(),
+            lacks_http2: Cell::new(None),
         }
     }
 
@@ -184,6 +194,40 @@ impl Endpoint {
     /// Returns how long it takes to answer, as far as that is known.
     pub(super) fn estimate_us(&self, now: Instant) -> f64 {
         self.latency.estimate_us(now)
+    }
+
+    /// Says whether it answered the preface of HTTP/2 in other words, not long ago.
+    pub(super) fn lacks_http2(&self) -> bool {
+        let Some((until, _)) = self.lacks_http2.get() else {
+            return false;
+        };
+        let lacks = Instant::now() < until;
+        if !lacks {
+            self.forget_lack_of_http2();
+        }
+        lacks
+    }
+
+    /// Notes that it speaks HTTP/1 only.
+    pub(super) fn note_lack_of_http2(&self) {
+        if self.lacks_http2.get().is_none() {
+            tracing::info!(address = %self.address, "an endpoint speaks HTTP/1 only");
+        }
+        self.lacks_http2
+            .set(Some((Instant::now() + HTTP1_KNOWN, 0)));
+    }
+
+    /// Notes that a new HTTP/1 connection got no answer; `surely` says that frames came.
+    pub(super) fn doubt_lack_of_http2(&self, surely: bool) {
+        let left = self.lacks_http2.get().filter(|_| !surely);
+        let left = left.filter(|(_, doubts)| doubts + 1 < DOUBTS_MAX);
+        self.lacks_http2
+            .set(left.map(|(until, doubts)| (until, doubts + 1)));
+    }
+
+    /// Takes it for one that may speak HTTP/2 again.
+    pub(super) fn forget_lack_of_http2(&self) {
+        self.lacks_http2.set(None);
     }
 
     /// Closes connections that were idle for too long.

@@ -20,7 +20,7 @@ use crate::h1::{
     BodyDecoder, Decoded, Framing, Limits, ResponseHead, Unwritable, declared_length,
     parse_response,
 };
-use crate::http::{RequestBody, StreamError, Wire};
+use crate::http::{RequestBody, StreamError, Wire, interim};
 use crate::limits::{self, Limit};
 use crate::net::Io;
 
@@ -102,6 +102,11 @@ impl Exchange {
     /// Says whether not a byte of the request was sent.
     pub(super) const fn is_unsent(&self) -> bool {
         !self.began
+    }
+
+    /// Says whether what came instead of a head looks like frames of HTTP/2.
+    pub(super) fn met_frames(&self) -> bool {
+        self.input.first() == Some(&0)
     }
 
     /// Sends what can be sent now.
@@ -205,8 +210,9 @@ impl Exchange {
                     limits::hit(Limit::Interim);
                     return Poll::Ready(Err(Cause::BadResponseHead));
                 }
-                if let Some(client) = client {
-                    client.pass_interim(head);
+                match client {
+                    Some(client) => client.pass_interim(head),
+                    None => interim::pass_head(head),
                 }
                 continue;
             }

@@ -85,18 +85,29 @@ pub(crate) struct Lease {
     endpoint: Rc<Endpoint>,
     /// Whether it carried a request before.
     pub(super) reused: bool,
+    /// The endpoint hung up on the preface of HTTP/2; a response tells that it speaks this.
+    on_trial: bool,
 }
 
 impl Lease {
-    pub(super) async fn acquire(endpoint: &Rc<Endpoint>) -> Result<Self, Cause> {
+    /// Takes a connection; `on_trial` says that the endpoint may not speak HTTP/1 at all.
+    pub(super) async fn acquire(endpoint: &Rc<Endpoint>, on_trial: bool) -> Result<Self, Cause> {
         let (io, reused) = match endpoint.http1.take() {
             Some(io) => (io, true),
-            None => (endpoint.connector.connect().await?, false),
+            None => match endpoint.connector.connect().await {
+                Ok(io) => (io, false),
+                Err(cause) => {
+                    // Whatever listens there the next time may be something else.
+                    endpoint.forget_lack_of_http2();
+                    return Err(cause);
+                }
+            },
         };
         Ok(Self {
             exchange: Rc::new(RefCell::new(Exchange::new(io))),
             endpoint: endpoint.clone(),
             reused,
+            on_trial,
         })
     }
 
@@ -118,8 +129,17 @@ impl Lease {
         }
         let answered = poll_fn(|cx| self.exchange.borrow_mut().poll_head(cx, client.as_deref()));
         let head = match answered.await {
-            Ok(head) => head,
+            Ok(head) => {
+                if self.on_trial {
+                    self.endpoint.note_lack_of_http2();
+                }
+                head
+            }
             Err(cause) => {
+                if !self.reused {
+                    let met_http2 = self.exchange.borrow().met_frames();
+                    self.endpoint.doubt_lack_of_http2(met_http2);
+                }
                 let unsent = self.exchange.borrow().is_unsent();
                 let (request, parts) = match kept.filter(|_| unsent) {
                     Some(body) => (Some(Box::new(Request::from_parts(parts, body))), None),

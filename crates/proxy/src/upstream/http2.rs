@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -19,9 +19,10 @@ use whodunit_model::Cause;
 
 use super::Endpoint;
 use super::error::{Failed, h2_cause, is_unprocessed};
+use super::greeting::{Greeting, Told};
 use crate::clock::Instant;
 use crate::coalesce::Coalesced;
-use crate::http::{HEADER_LIST_BYTES_MAX, Incoming, ReceivedBody, RequestBody, send_body};
+use crate::http::{HEADER_LIST_BYTES_MAX, Incoming, ReceivedBody, RequestBody, interim, send_body};
 use crate::limits::{self, Limit};
 
 /// Streams per connection before another one is opened: what common servers allow.
@@ -39,6 +40,10 @@ const CONNECTIONS_MAX: usize = Limit::Http2Connections.count();
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Limit::PingTime.time();
 
+/// How long the first bytes of an endpoint are waited for. One that is slower is taken for an
+/// HTTP/2 server that is busy.
+const GREETING_TIME: Duration = Duration::from_secs(1);
+
 /// Flow-control windows: bound what an endpoint may make us keep.
 const STREAM_WINDOW_BYTES: u32 = Limit::Http2StreamWindow.count_u32();
 const CONNECTION_WINDOW_BYTES: u32 = Limit::Http2ConnectionWindow.count_u32();
@@ -48,6 +53,17 @@ const SEND_BUFFER_BYTES: usize = Limit::Http2SendBytes.count();
 
 type Sender = SendRequest<Bytes>;
 
+/// Why there is no connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// It failed.
+    Failed(Cause),
+    /// The endpoint does not speak HTTP/2.
+    Other,
+    /// The endpoint hung up on the preface without a word.
+    Silent(Cause),
+}
+
 /// The connections.
 #[derive(Default)]
 pub(super) struct Pool {
@@ -56,7 +72,8 @@ pub(super) struct Pool {
 
 struct Connection {
     /// Completes once; whoever needs the connection first drives it.
-    connecting: Shared<LocalBoxFuture<'static, Result<Sender, Cause>>>,
+    connecting: Shared<LocalBoxFuture<'static, Result<Sender, Refused>>>,
+    greeting: Rc<Greeting>,
     /// Requests that have a lease, which the task of the connection watches.
     streams: Rc<Cell<usize>>,
 }
@@ -89,8 +106,9 @@ impl Connection {
 }
 
 impl Pool {
-    /// Returns a connection with room, and whether it was there before.
-    fn pick(&self, endpoint: &Rc<Endpoint>) -> (Rc<Connection>, bool) {
+    /// Returns a connection with room, and whether it was there before. With `cautious` a
+    /// new one waits for the endpoint to say that it speaks HTTP/2, unless that is known.
+    fn pick(&self, endpoint: &Rc<Endpoint>, cautious: bool) -> (Rc<Connection>, bool) {
         let mut connections = self.connections.borrow_mut();
         let mut leaving = false;
         connections.retain(|connection| connection.is_usable(&mut leaving));
@@ -108,10 +126,19 @@ impl Pool {
                 (least.clone(), true)
             }
             _ => {
-                let streams = Rc::default();
-                let connecting = connect(endpoint, Rc::clone(&streams));
+                let known =
+                    |connection: &Rc<Connection>| connection.greeting.told() == Some(Told::Http2);
+                let cautious = cautious && !connections.iter().any(known);
+                let (streams, greeting) = (Rc::default(), Rc::default());
+                let connecting = connect(
+                    endpoint,
+                    Rc::clone(&streams),
+                    Rc::clone(&greeting),
+                    cautious,
+                );
                 let connection = Rc::new(Connection {
                     connecting: connecting.boxed_local().shared(),
+                    greeting,
                     streams,
                 });
                 connections.push(connection.clone());
@@ -155,10 +182,13 @@ fn has_spoken(sender: &Sender) -> bool {
 fn connect(
     endpoint: &Rc<Endpoint>,
     streams: Rc<Cell<usize>>,
-) -> impl Future<Output = Result<Sender, Cause>> + use<> {
+    greeting: Rc<Greeting>,
+    cautious: bool,
+) -> impl Future<Output = Result<Sender, Refused>> + use<> {
     let connector = endpoint.connector.clone();
     async move {
-        let io = Coalesced::new(connector.connect().await?);
+        let io = connector.connect().await.map_err(Refused::Failed)?;
+        let io = Coalesced::greeted(io, greeting.clone());
         let (sender, connection) = Builder::new()
             .enable_push(false)
             .initial_max_send_streams(STREAMS_UNTOLD)
@@ -168,8 +198,15 @@ fn connect(
             .max_send_buffer_size(SEND_BUFFER_BYTES)
             .handshake(io)
             .await
-            .map_err(|error| h2_cause(&error))?;
+            .map_err(|error| Refused::Failed(h2_cause(&error)))?;
         tokio::task::spawn_local(drive(connection, streams));
+        if cautious {
+            match timeout(GREETING_TIME, greeting.wait()).await {
+                Ok(Told::Http2) | Err(_) => {}
+                Ok(Told::Other) => return Err(Refused::Other),
+                Ok(Told::Ended(cause)) => return Err(Refused::Silent(cause)),
+            }
+        }
         Ok(sender)
     }
 }
@@ -218,8 +255,9 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    pub(super) async fn acquire(endpoint: &Rc<Endpoint>) -> Result<Self, Cause> {
-        let (connection, reused) = endpoint.http2.pick(endpoint);
+    /// Takes a stream; with `cautious` of a connection on which the endpoint speaks HTTP/2.
+    pub(super) async fn acquire(endpoint: &Rc<Endpoint>, cautious: bool) -> Result<Self, Refused> {
+        let (connection, reused) = endpoint.http2.pick(endpoint, cautious);
         let sender = match connection.connecting.peek() {
             Some(result) => result.clone(),
             None => connection.connecting.clone().await,
@@ -234,9 +272,9 @@ impl Lease {
                     upload: None,
                 })
             }
-            Err(cause) => {
+            Err(refused) => {
                 endpoint.http2.forget(&connection);
-                Err(cause)
+                Err(refused)
             }
         }
     }
@@ -253,17 +291,19 @@ impl Lease {
                 unprocessed: true,
             });
         }
+        let greeting = self.connection.greeting.clone();
         let failed = |error: h2::Error| Failed {
             cause: h2_cause(&error),
             request: None,
             parts: None,
-            unprocessed: is_unprocessed(&error),
+            // What does not speak HTTP/2 has understood nothing.
+            unprocessed: is_unprocessed(&error) || greeting.told() == Some(Told::Other),
         };
         let (parts, body) = request.into_parts();
         let ended = body.is_end_stream();
         let head = Request::from_parts(parts, ());
         let sent = self.sender.send_request(head, ended);
-        let (response, stream) = sent.map_err(|error| Failed {
+        let (mut response, stream) = sent.map_err(|error| Failed {
             // Nothing was even queued; what HTTP/2 cannot say would not be said elsewhere.
             unprocessed: error.is_io() || error.is_remote(),
             ..failed(error)
@@ -272,6 +312,12 @@ impl Lease {
             let upload = tokio::task::spawn_local(send_body(body, stream));
             self.upload = Some(upload.abort_handle());
         }
+        let response = poll_fn(|cx| {
+            while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
+                interim::pass(interim);
+            }
+            Pin::new(&mut response).poll(cx)
+        });
         let response = response.await.map_err(|error| {
             let unsent = !has_spoken(&self.sender);
             let failed = failed(error);
@@ -307,6 +353,7 @@ mod tests {
     fn a_connection_nobody_waits_for_any_more_is_given_up() {
         let connection = Rc::new(Connection {
             connecting: std::future::pending().boxed_local().shared(),
+            greeting: Rc::default(),
             streams: Rc::default(),
         });
         let waiting = connection.clone();

@@ -18,7 +18,7 @@ use whodunit_model::route_rule::RequestHead;
 use super::routes::{Route, Routes};
 use super::{Start, Worker, own_labels};
 use crate::clock::Instant;
-use crate::config::{Declared, Listener, Target};
+use crate::config::{Declared, ForwardProtocol, Listener, Target};
 use crate::http::Claim;
 use crate::limits::{self, Limit};
 use crate::metrics::{Labels, Scope, ScopeKey, Transport};
@@ -165,6 +165,11 @@ impl Inlet {
     /// Returns what the listener is declared to speak.
     pub(crate) const fn protocol(&self) -> Declared {
         self.listener.protocol
+    }
+
+    /// Returns what endpoints are spoken to in.
+    pub(crate) const fn forward_protocol(&self) -> ForwardProtocol {
+        self.listener.forward_protocol
     }
 
     /// Returns the name of the listener.

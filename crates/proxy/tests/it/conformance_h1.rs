@@ -4,7 +4,7 @@
 //! request smuggling. A witness keeps the bytes that were forwarded; parsers of other people's
 //! habits must all read the same messages there.
 
-mod lax;
+pub(crate) mod lax;
 mod requests;
 mod responses;
-mod witness;
+pub(crate) mod witness;

@@ -172,7 +172,8 @@ impl Raw {
             match frame.kind {
                 RST_STREAM => return End::Reset(frame.code()),
                 GOAWAY if frame.code() > 0 => return End::GoAway(frame.code()),
-                HEADERS if status == 0 => status = self::status(&frame.payload),
+                // Interim responses come first.
+                HEADERS if status < 200 => status = self::status(&frame.payload),
                 _ => {}
             }
             if frame.kind != GOAWAY && frame.flags & END_STREAM != 0 {

@@ -10,6 +10,8 @@ mod server;
 mod admin;
 mod binary;
 mod conformance_h1;
+mod conformance_h2;
+mod convert;
 mod discovery;
 mod failures;
 mod frames;

@@ -9,7 +9,7 @@ enum Length {
 
 /// The habits of one back end.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Habits {
+pub(crate) struct Habits {
     /// Lines may end in a bare LF.
     bare_lf: bool,
     /// A bare CR ends a line too.
@@ -43,7 +43,7 @@ const STRICT: Habits = Habits {
 };
 
 /// Back ends as there have been.
-pub(super) const ALL: [Habits; 9] = [
+pub(crate) const ALL: [Habits; 9] = [
     STRICT,
     Habits {
         chunked_wins: false,
@@ -90,14 +90,14 @@ pub(super) const ALL: [Habits; 9] = [
 
 /// A request as one of them reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Message {
-    pub(super) line: String,
-    pub(super) host: Vec<String>,
-    pub(super) body: Vec<u8>,
+pub(crate) struct Message {
+    pub(crate) line: String,
+    pub(crate) host: Vec<String>,
+    pub(crate) body: Vec<u8>,
 }
 
 /// Reads all complete requests of a connection, and what is left behind them.
-pub(super) fn read(mut bytes: &[u8], habits: Habits) -> (Vec<Message>, usize) {
+pub(crate) fn read(mut bytes: &[u8], habits: Habits) -> (Vec<Message>, usize) {
     let mut messages = Vec::new();
     while let Some((message, used)) = message(bytes, habits) {
         messages.push(message);
@@ -222,7 +222,7 @@ fn chunks(bytes: &[u8], habits: Habits, body: &mut Vec<u8>) -> Option<usize> {
 }
 
 /// What all of them read, if they agree.
-pub(super) fn agreed(bytes: &[u8]) -> Result<Vec<Message>, String> {
+pub(crate) fn agreed(bytes: &[u8]) -> Result<Vec<Message>, String> {
     let (messages, left) = read(bytes, STRICT);
     for habits in ALL {
         let other = read(bytes, habits);

@@ -13,11 +13,11 @@ use crate::mesh::DEADLINE;
 
 /// The bytes of each connection that came in.
 #[derive(Clone, Default)]
-pub(super) struct Witness(Arc<Mutex<Vec<Vec<u8>>>>);
+pub(crate) struct Witness(Arc<Mutex<Vec<Vec<u8>>>>);
 
 impl Witness {
     /// Starts it; it answers every complete request with 200 and `ok`.
-    pub(super) async fn start() -> (Self, SocketAddr) {
+    pub(crate) async fn start() -> (Self, SocketAddr) {
         let witness = Self::default();
         let kept = witness.clone();
         let address = app::tcp(move |stream| keep(kept.clone(), stream)).await;
@@ -25,12 +25,12 @@ impl Witness {
     }
 
     /// Returns how many bytes each connection has brought so far.
-    pub(super) fn mark(&self) -> Vec<usize> {
+    pub(crate) fn mark(&self) -> Vec<usize> {
         self.0.lock().unwrap().iter().map(Vec::len).collect()
     }
 
     /// Returns what has come since, per connection that brought anything.
-    pub(super) fn since(&self, mark: &[usize]) -> Vec<Vec<u8>> {
+    pub(crate) fn since(&self, mark: &[usize]) -> Vec<Vec<u8>> {
         let all = self.0.lock().unwrap();
         let new = all.iter().enumerate();
         new.map(|(i, bytes)| bytes[mark.get(i).copied().unwrap_or(0)..].to_vec())
@@ -65,7 +65,7 @@ async fn keep(witness: Witness, mut stream: TcpStream) {
 
 /// Sends bytes and reads until the answers are complete or the other side closes. Returns
 /// what came, and whether it was closed.
-pub(super) async fn talk(to: SocketAddr, bytes: &[u8], answers: usize) -> (String, bool) {
+pub(crate) async fn talk(to: SocketAddr, bytes: &[u8], answers: usize) -> (String, bool) {
     let mut stream = TcpStream::connect(to).await.unwrap();
     // The other side may hang up before it has read everything.
     let _ = stream.write_all(bytes).await;
