@@ -6,6 +6,7 @@
 
 pub mod http;
 pub mod mesh;
+pub mod slope;
 pub mod wait;
 
 pub use mesh::{Mesh, Output};

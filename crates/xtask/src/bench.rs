@@ -65,6 +65,12 @@ fn restart(workspace: &Workspace) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Runs the demo for a long time, and says what grows.
+pub(crate) fn soak(workspace: &Workspace, args: &[OsString]) -> Result<ExitCode> {
+    measure(workspace, "soak", Profile::Release, args)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// A few runs of each kind with the binaries that the tests use: enough for CI
 /// to see a verdict that is wrong or late.
 pub(crate) fn quick_verdict(workspace: &Workspace) -> Result<()> {

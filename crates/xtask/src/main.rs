@@ -1,5 +1,5 @@
 //! The chores of this repository: `cargo xtask demo`, `test`, `ci`,
-//! `bench`, `sim`, `codegen`.
+//! `bench`, `soak`, `sim`, `codegen`.
 //!
 //! One command, one file. This crate starts other programs and reads their
 //! answers; nothing that the product needs to build or run lives here. It is
@@ -46,6 +46,8 @@ Commands:
   bench outage [ARGS]     kill the server under load, count what fails until it is back; ARGS are
                           --seconds N, --rate REQUESTS_PER_SECOND, --patience FACTOR
   bench restart           restart instances under load in every order, and count failed requests
+  soak [ARGS]             run the demo with churn, and fail if memory, descriptors or threads grow;
+                          ARGS are --minutes N, --rate VOTES_PER_SECOND
   sim [--first N] [--seeds COUNT]
                           run a mesh in a simulated network, one failure schedule per seed
   sim --seed N            the same for one seed, and print all that happens
@@ -90,6 +92,7 @@ fn dispatch(command: Option<OsString>, rest: Vec<OsString>) -> Result<ExitCode> 
             Err(error) => usage(&error.to_string()),
         },
         Some("bench") => bench::run(&Workspace::load()?, &rest),
+        Some("soak") => bench::soak(&Workspace::load()?, &rest),
         Some("sim") => sim::run(&Workspace::load()?, &rest),
         Some("codegen") => codegen::run(&Workspace::load()?, &rest),
         _ => usage(&format!("unknown command `{}`", command.to_string_lossy())),

@@ -12,4 +12,5 @@ mod httpbin;
 mod outage;
 mod redis;
 mod secrets;
+mod slope;
 mod support;
