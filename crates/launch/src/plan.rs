@@ -486,6 +486,7 @@ impl Planner<'_> {
             },
             control: Control {
                 server: self.given.grpc,
+                routes: true,
                 snapshot: self.given.layout.snapshot(instance),
             },
             record: Record {

@@ -130,6 +130,7 @@ impl Route {
 #[derive(Debug, Serialize)]
 pub(crate) struct Control {
     pub(crate) server: SocketAddr,
+    pub(crate) routes: bool,
     pub(crate) snapshot: PathBuf,
 }
 
@@ -255,6 +256,7 @@ mod tests {
             ],
             control: Control {
                 server: local(7_071),
+                routes: true,
                 snapshot: PathBuf::from("/data/run/web-0.snapshot"),
             },
             record: Record {
@@ -315,6 +317,7 @@ mod tests {
 
             [control]
             server = "127.0.0.1:7071"
+            routes = true
             snapshot = "/data/run/web-0.snapshot"
 
             [record]

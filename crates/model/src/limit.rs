@@ -203,6 +203,10 @@ limits! {
     DiscoveryTime: Proxy "discovery_wait_ms" = Milliseconds 1_000,
         then "503, cause no_endpoints",
         fix "look at the server that discovery comes from";
+    /// Services whose instances a proxy follows.
+    Services: Proxy "followed_services" = Count 1_000,
+        then "routes that name more are not taken over",
+        fix "split requests over fewer services";
     /// Idle HTTP/1 connections that are kept, per endpoint and thread.
     PoolConnections: Proxy "pool_connections" = Count 256,
         then "the connection is closed after its request",

@@ -305,6 +305,22 @@ pub struct Weighted {
     pub weight: u32,
 }
 
+/// Says whether the rules of a listener keep the bounds that are stated here. What was read
+/// from a network or a disk has to be asked.
+#[must_use]
+pub fn are_bounded(rules: &[RouteRule]) -> bool {
+    let bounded = |rule: &RouteRule| {
+        let (retries, split) = (&rule.retries, &rule.split);
+        let shared = split.is_empty() || split.iter().any(|share| share.weight > 0);
+        (1..=ATTEMPTS_MAX).contains(&retries.attempts_max)
+            && retries.body_bytes_max <= RETRY_BODY_BYTES_MAX
+            && retries.budget.percent <= 100
+            && split.len() <= SPLIT_MAX
+            && shared
+    };
+    rules.len() <= RULES_MAX && rules.iter().all(bounded)
+}
+
 /// What a rule looks at.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestHead<'a> {

@@ -222,7 +222,7 @@ fn unready(state: &State) -> Option<&'static str> {
     if *state.phase.borrow() == Phase::Draining {
         return Some("shutting down");
     }
-    let waiting = !state.all_discovered() && state.clock.uptime() < DISCOVERY_WAIT;
+    let waiting = !state.services.all_heard() && state.clock.uptime() < DISCOVERY_WAIT;
     waiting.then_some("waiting for discovery")
 }
 
@@ -268,7 +268,7 @@ async fn metrics(state: &State) -> String {
             .map(|_| stats.identity.clone()),
         limits: stats.limits.all(&counters).collect(),
         pipes_missing: stats.pipes_missing.read(),
-        discovery_age_s: state.discovery_age().map(|age| age.as_secs_f64()),
+        discovery_age_s: state.services.age().map(|age| age.as_secs_f64()),
         clock_offset_s: seconds(state.clock_offset_us.get()),
         start_time_s: seconds(state.clock.now_us() - uptime_us),
         process: process::read(),

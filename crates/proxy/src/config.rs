@@ -32,6 +32,9 @@ pub struct Config {
     pub policy_watch: bool,
     /// The discovery server.
     pub control: Option<SocketAddr>,
+    /// Whether the server is asked for the routes of services. What it says holds instead of
+    /// what this configuration says.
+    pub routes_watch: bool,
     /// File that keeps what the server says, for a start while it is gone.
     pub snapshot: Option<PathBuf>,
     /// What becomes of records.

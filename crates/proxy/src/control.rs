@@ -7,8 +7,10 @@ mod discovery;
 mod heard;
 mod keep;
 mod policy;
+mod routes;
+mod services;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -24,6 +26,8 @@ use whodunit_wire::tonic::transport::{Channel, Endpoint};
 
 pub(crate) use backoff::Backoff;
 pub(crate) use heard::Heard;
+pub(crate) use routes::Routed;
+pub(crate) use services::Services;
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -47,6 +51,8 @@ pub(crate) struct Control {
     pub(crate) services: HashMap<ServiceName, watch::Sender<Known>>,
     /// Keeps the certificate up to date, with an identity.
     pub(crate) identity: Option<Source>,
+    /// The listeners whose routes the server has.
+    pub(crate) routes: Vec<Routed>,
     /// The inbound listeners whose policy the server has.
     pub(crate) policies: Vec<Watched>,
     /// What the server said in the life before.
@@ -78,26 +84,10 @@ pub(crate) struct State {
     pub(crate) stats: Arc<Stats>,
     pub(crate) asks: Vec<mpsc::Sender<Ask>>,
     pub(crate) phase: watch::Receiver<Phase>,
-    /// One per discovered service.
-    pub(crate) discovered: Vec<Rc<Heard>>,
+    /// The services that are followed.
+    pub(crate) services: Rc<Services>,
     /// The proxy's clock minus the server's, µs, as last measured.
     pub(crate) clock_offset_us: Cell<i64>,
-}
-
-impl State {
-    /// Returns how long discovery has not been connected, zero while it is, none without
-    /// discovery. With several services the longest counts.
-    pub(crate) fn discovery_age(&self) -> Option<Duration> {
-        let now_us = self.clock.now_us();
-        let age_us = self.discovered.iter().map(|heard| heard.age_us(now_us));
-        let age_us = age_us.max()?;
-        Some(Duration::from_micros(u64::try_from(age_us).unwrap_or(0)))
-    }
-
-    /// Says whether every service was answered for at least once.
-    pub(crate) fn all_discovered(&self) -> bool {
-        self.discovered.iter().all(|heard| heard.ever())
-    }
 }
 
 /// Runs the control thread until the worker threads have ended and the last records are sent.
@@ -107,6 +97,7 @@ pub(crate) async fn run(control: Control) {
         config,
         services,
         identity,
+        routes,
         policies,
         snapshot,
         clock,
@@ -116,26 +107,38 @@ pub(crate) async fn run(control: Control) {
         seed,
         ..
     } = control;
-    let mut streams = Vec::with_capacity(services.len());
-    let mut discovered = Vec::with_capacity(services.len());
     let changed = Rc::new(Notify::new());
+    let followed = Rc::new(Services {
+        server: config.control,
+        instance: config.workload.instance.to_string(),
+        clock,
+        seed,
+        changed: changed.clone(),
+        all: RefCell::default(),
+    });
+    for (name, sender) in services {
+        let kept = snapshot.service(&name).map(|kept| kept.heard_us);
+        followed.follow(name, sender, kept);
+    }
     let now_us = clock.now_us();
     let heard = |kept_us| Rc::new(Heard::new(kept_us, now_us, changed.clone()));
-    for (name, sender) in services {
-        let kept = snapshot.service(&name);
-        let state = heard(kept.map(|service| service.heard_us));
-        discovered.push(state.clone());
-        streams.push((name, sender, state));
-    }
+    let route = |routed: Routed| {
+        let kept = snapshot.service(&routed.service);
+        let kept = kept.filter(|kept| kept.routes.is_some());
+        let heard = heard(kept.map(|kept| kept.heard_us));
+        (routed, heard)
+    };
+    let routes: Vec<_> = routes.into_iter().map(route).collect();
     let watch = |watched: Watched| {
         let kept = snapshot.port(&watched.listener);
-        let state = heard(kept.map(|port| port.heard_us));
-        (watched, state)
+        let heard = heard(kept.map(|port| port.heard_us));
+        (watched, heard)
     };
     let policies: Vec<_> = policies.into_iter().map(watch).collect();
     if let Some(path) = &config.snapshot {
-        let service = |(name, sender, heard): &(ServiceName, watch::Sender<Known>, Rc<Heard>)| {
-            (name.clone(), sender.subscribe(), heard.clone())
+        let route = |(routed, heard): &(Routed, Rc<Heard>)| {
+            let routing = routed.sender.subscribe();
+            (routed.service.clone(), routing, heard.clone())
         };
         let port = |(watched, heard): &(Watched, Rc<Heard>)| {
             let policy = watched.sender.subscribe();
@@ -145,11 +148,12 @@ pub(crate) async fn run(control: Control) {
             path: path.clone(),
             owner: Owner::of(&config.workload),
             clock,
-            services: streams.iter().map(service).collect(),
+            services: followed.clone(),
+            routes: routes.iter().map(route).collect(),
             policies: policies.iter().map(port).collect(),
             changed,
         };
-        tokio::task::spawn_local(Rc::new(keeper).follow());
+        tokio::task::spawn_local(keeper.follow());
     }
     let state = Rc::new(State {
         config: config.clone(),
@@ -160,25 +164,26 @@ pub(crate) async fn run(control: Control) {
         stats: control.stats,
         asks: control.asks,
         phase: control.phase,
-        discovered,
+        services: followed.clone(),
         clock_offset_us: Cell::new(0),
     });
-    for (index, (name, sender, stream)) in streams.into_iter().enumerate() {
-        let Some(server) = config.control else { break };
-        let backoff = Backoff::new(seed.wrapping_add(index as u64));
-        let instance = config.workload.instance.to_string();
-        tokio::task::spawn_local(discovery::follow(
-            server, name, instance, sender, stream, clock, backoff,
-        ));
-    }
     if let Some(identity) = identity {
         tokio::task::spawn_local(identity.follow(seed ^ 0x1de7));
+    }
+    let own = &config.workload;
+    let workload = whodunit_wire::policy::workload(&own.namespace, &own.instance);
+    for (index, (routed, heard)) in routes.into_iter().enumerate() {
+        let Some(server) = config.control else { break };
+        let backoff = Backoff::new(seed.wrapping_add(0x7007).wrapping_add(index as u64));
+        let (workload, services) = (workload.clone(), followed.clone());
+        tokio::task::spawn_local(routes::follow(
+            server, workload, routed, heard, services, backoff,
+        ));
     }
     for (index, (watched, heard)) in policies.into_iter().enumerate() {
         let Some(server) = config.control else { break };
         let backoff = Backoff::new(seed.wrapping_add(0x901).wrapping_add(index as u64));
-        let own = &config.workload;
-        let workload = whodunit_wire::policy::workload(&own.namespace, &own.instance);
+        let workload = workload.clone();
         tokio::task::spawn_local(policy::follow(
             server, workload, watched, heard, clock, backoff,
         ));

@@ -13,14 +13,14 @@ use whodunit_model::topology::ServiceName;
 
 use crate::clock::Clock;
 use crate::config::{Config, Target};
-use crate::control::{self, Control, Watched};
+use crate::control::{self, Control, Routed, Watched};
 use crate::net::{self, Bound};
 use crate::snapshot::{self, Owner, Snapshot};
 use crate::stats::Stats;
 use crate::thread::{self, Thread};
 use crate::tls::Source;
 use crate::upstream::Known;
-use crate::worker::{self, Phase, Start};
+use crate::worker::{self, Phase, Routing, Start};
 
 /// Questions that may wait for a worker thread.
 const ASKS_MAX: usize = 8;
@@ -177,6 +177,29 @@ impl Proxy {
             }
             policies.push((policy, !is_watched));
         }
+        let mut routed = Vec::new();
+        let mut routes = Vec::with_capacity(config.listeners.len());
+        for listener in &config.listeners {
+            let service = match &listener.target {
+                Target::Service(name) if config.routes_watch => Some(name),
+                Target::Service(_) | Target::Forward(_) => None,
+            };
+            let kept = service.and_then(|name| snapshot.service(name)?.routes.as_ref());
+            let rules = kept.unwrap_or(&listener.routes).clone();
+            let shares = rules.iter().flat_map(|rule| &rule.split);
+            let split = shares.map(|share| {
+                let sender = services.entry(share.service.clone());
+                let sender = sender.or_insert_with(|| known(&share.service));
+                sender.subscribe()
+            });
+            let split = split.collect();
+            let (sender, routing) = watch::channel(Arc::new(Routing { rules, split }));
+            routed.extend(service.map(|name| Routed {
+                service: name.clone(),
+                sender,
+            }));
+            routes.push(routing);
+        }
         let mut asks = Vec::with_capacity(config.workers);
         let names = config
             .listeners
@@ -207,16 +230,6 @@ impl Proxy {
                     Target::Forward(_) => None,
                 });
             let discovery: Vec<_> = discovery.collect();
-            let split = config.listeners.iter().map(|listener| {
-                let weighted = listener.routes.iter().flat_map(|route| &route.split);
-                let subscribe = weighted.map(|weighted| {
-                    let name = &weighted.service;
-                    let sender = services.entry(name.clone());
-                    sender.or_insert_with(|| known(name)).subscribe()
-                });
-                subscribe.collect()
-            });
-            let split = split.collect();
             let start = Start {
                 config: config.clone(),
                 clock,
@@ -225,7 +238,7 @@ impl Proxy {
                 sockets,
                 addresses: addresses.clone(),
                 discovery,
-                split,
+                routes: routes.clone(),
                 policies: policies.clone(),
                 phase: phases.clone(),
                 asks: asked,
@@ -248,6 +261,7 @@ impl Proxy {
             stats,
             services,
             identity,
+            routes: routed,
             policies: watched,
             snapshot,
             asks,

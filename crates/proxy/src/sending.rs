@@ -319,7 +319,7 @@ fn report(state: &State) -> ReportRequest {
             .map(|(reason, count)| ((*reason).to_owned(), *count))
             .collect()
     };
-    let age = state.discovery_age();
+    let age = state.services.age();
     ReportRequest {
         from: Some(hello(state)),
         uptime_s: state.clock.uptime().as_secs(),

@@ -11,8 +11,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use whodunit_model::policy::Policy;
+use whodunit_model::route_rule;
 use whodunit_model::topology::{Endpoint, ServiceName};
-use whodunit_model::{Limit, Party};
+use whodunit_model::{Limit, Party, RouteRule};
 use whodunit_wire::destination::Destination;
 
 /// What every file begins with.
@@ -56,6 +57,9 @@ pub(crate) struct Service {
     exists: bool,
     answers: Answers,
     endpoints: Vec<Endpoint>,
+    /// What holds for requests to it; none if the server never said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) routes: Option<Vec<RouteRule>>,
 }
 
 /// Who answers for a service.
@@ -97,6 +101,9 @@ pub(crate) enum SnapshotError {
     /// What it says makes no sense.
     #[error("it makes no sense: {0}")]
     Content(#[from] serde_json::Error),
+    /// It has routes that no server of ours tells.
+    #[error("its routes are out of bounds")]
+    Routes,
     /// It belongs to the proxy of another instance.
     #[error("it belongs to {0}")]
     Foreign(String),
@@ -115,6 +122,7 @@ impl Service {
                 service: known.service.clone(),
             },
             endpoints: known.endpoints.clone(),
+            routes: None,
         }
     }
 
@@ -204,7 +212,18 @@ impl Snapshot {
         if body.len() != length || crc32fast::hash(body) != sum {
             return Err(SnapshotError::Damaged);
         }
-        Ok(serde_json::from_slice(body)?)
+        let snapshot: Self = serde_json::from_slice(body)?;
+        let routes = snapshot
+            .services
+            .iter()
+            .filter_map(|service| service.routes.as_ref());
+        if !routes
+            .into_iter()
+            .all(|rules| route_rule::are_bounded(rules))
+        {
+            return Err(SnapshotError::Routes);
+        }
+        Ok(snapshot)
     }
 
     /// Leaves out what the server has not stood by for too long. A moment that is yet to
@@ -331,8 +350,10 @@ mod tests {
             }],
             ..Destination::default()
         };
+        let mut service = Service::new(name, service_us, &known);
+        service.routes = Some(vec![RouteRule::default()]);
         Snapshot {
-            services: vec![Service::new(name, service_us, &known)],
+            services: vec![service],
             policies: vec![Port {
                 listener: "in".to_owned(),
                 heard_us: policy_us,
@@ -391,6 +412,10 @@ mod tests {
             format!("{MAGIC} 1 2 {sum:08x}\n{{}}").as_bytes(),
             "says nothing",
         );
+        let mut endless = snapshot(NOW_US, NOW_US);
+        let rules = endless.services[0].routes.as_mut().unwrap();
+        rules[0].retries.attempts_max = u8::MAX;
+        nothing(&endless.to_bytes().unwrap(), "tries without end");
         fs::write(&path, &whole).unwrap();
         assert!(load(&path, &own("web-1"), NOW_US).services.is_empty());
         fs::remove_file(&path).unwrap();

@@ -21,7 +21,7 @@ use whodunit_model::route::RouteNames;
 use whodunit_model::{Cause, Party};
 
 pub(crate) use inlet::{Connection, Inlet, Want};
-pub(crate) use routes::Route;
+pub(crate) use routes::{Route, Routing};
 
 use crate::call::OpenCalls;
 use crate::clock::Clock;
@@ -73,8 +73,8 @@ pub(crate) struct Start {
     pub(crate) discovery: Vec<Option<watch::Receiver<Known>>>,
     /// Policy of each listener, and whether it never changes.
     pub(crate) policies: Vec<(watch::Receiver<Arc<Policy>>, bool)>,
-    /// Discovery of the services over which each listener's routes split, in their order.
-    pub(crate) split: Vec<Vec<watch::Receiver<Known>>>,
+    /// What holds for the requests of each listener.
+    pub(crate) routes: Vec<watch::Receiver<Arc<Routing>>>,
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) asks: mpsc::Receiver<Ask>,
     /// The certificate in use, with an identity.

@@ -23,9 +23,7 @@ use linkerd2_proxy_api::outbound::{
     grpc_route, http_route, opaque_route,
 };
 use whodunit_model::record::Protocol;
-use whodunit_model::route_rule::{
-    ATTEMPTS_MAX, PathMatch, RETRY_BODY_BYTES_MAX, RULES_MAX, RetryOn, RouteRule, SPLIT_MAX,
-};
+use whodunit_model::route_rule::{PathMatch, RetryOn, RouteRule, are_bounded};
 use whodunit_model::topology::{Service, ServiceName};
 
 use crate::destination;
@@ -161,24 +159,14 @@ pub fn rules(policy: OutboundPolicy) -> Result<Option<Vec<RouteRule>>, NotRoutes
             _ => return Err(wrong("one of them is not ours")),
         }
     }
-    if rules.len() > RULES_MAX {
-        return Err(wrong("there are too many"));
+    if !are_bounded(&rules) {
+        return Err(wrong("they are out of bounds"));
     }
     Ok(Some(rules))
 }
 
 fn rule(text: &str) -> Result<RouteRule, NotRoutes> {
-    let rule: RouteRule =
-        serde_json::from_str(text).map_err(|error| NotRoutes(error.to_string()))?;
-    let retries = &rule.retries;
-    let sensible = (1..=ATTEMPTS_MAX).contains(&retries.attempts_max)
-        && retries.body_bytes_max <= RETRY_BODY_BYTES_MAX
-        && retries.budget.percent <= 100
-        && rule.split.len() <= SPLIT_MAX
-        && (rule.split.is_empty() || rule.split.iter().any(|share| share.weight > 0));
-    let out_of_bounds = || NotRoutes(format!("`{}` is out of bounds", rule.name));
-    sensible.then_some(()).ok_or_else(out_of_bounds)?;
-    Ok(rule)
+    serde_json::from_str(text).map_err(|error| NotRoutes(error.to_string()))
 }
 
 const fn seconds(seconds: i64) -> prost_types::Duration {

@@ -77,6 +77,8 @@ struct ListenerTable {
 #[serde(deny_unknown_fields)]
 struct Control {
     server: Spanned<String>,
+    #[serde(default)]
+    routes: bool,
     snapshot: Option<PathBuf>,
 }
 
@@ -255,6 +257,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
         listeners,
         policy_watch,
         control,
+        routes_watch: file.control.as_ref().is_some_and(|control| control.routes),
         snapshot: file.control.and_then(|control| control.snapshot),
         record,
         redaction: Redaction {

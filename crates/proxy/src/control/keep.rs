@@ -13,11 +13,11 @@ use tokio::time::{sleep, timeout};
 use whodunit_model::policy::Policy;
 use whodunit_model::topology::ServiceName;
 
-use super::Heard;
+use super::{Heard, Services};
 use crate::clock::Clock;
 use crate::limits::{self, Limit};
 use crate::snapshot::{self, Owner, Port, Service, Snapshot, SnapshotError};
-use crate::upstream::Known;
+use crate::worker::Routing;
 
 /// Shortest time between two writes.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -31,7 +31,9 @@ pub(super) struct Keeper {
     pub(super) path: PathBuf,
     pub(super) owner: Owner,
     pub(super) clock: Clock,
-    pub(super) services: Vec<(ServiceName, watch::Receiver<Known>, Rc<Heard>)>,
+    pub(super) services: Rc<Services>,
+    /// By name of the service.
+    pub(super) routes: Vec<(ServiceName, watch::Receiver<Arc<Routing>>, Rc<Heard>)>,
     /// By name of the listener.
     pub(super) policies: Vec<(String, watch::Receiver<Arc<Policy>>, Rc<Heard>)>,
     /// Told when any of it changes.
@@ -40,7 +42,7 @@ pub(super) struct Keeper {
 
 impl Keeper {
     /// Keeps for ever.
-    pub(super) async fn follow(self: Rc<Self>) {
+    pub(super) async fn follow(self) {
         let mut failing = false;
         loop {
             // Without a change in time it is written all the same.
@@ -72,12 +74,16 @@ impl Keeper {
     fn take(&self) -> Snapshot {
         let now_us = self.clock.now_us();
         let mut snapshot = Snapshot::empty(self.owner.clone());
-        for (name, known, heard) in &self.services {
-            if let Some(at_us) = heard.at_us(now_us) {
-                let known = &known.borrow().destination;
-                let service = Service::new(name.clone(), at_us, known);
-                snapshot.services.push(service);
-            }
+        for followed in &*self.services.all.borrow() {
+            let Some(at_us) = followed.heard.at_us(now_us) else {
+                continue;
+            };
+            let mut routes = self.routes.iter();
+            let routing = routes.find(|(name, _, heard)| *name == followed.name && heard.ever());
+            let known = followed.known.borrow();
+            let mut service = Service::new(followed.name.clone(), at_us, &known.destination);
+            service.routes = routing.map(|(_, routing, _)| routing.borrow().rules.clone());
+            snapshot.services.push(service);
         }
         for (listener, policy, heard) in &self.policies {
             if let Some(at_us) = heard.at_us(now_us) {

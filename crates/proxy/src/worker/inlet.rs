@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use whodunit_identity::SpiffeId;
 use whodunit_identity::name::workload_of_dns;
 use whodunit_model::Party;
 use whodunit_model::record::{Detected, Side, TlsState};
 use whodunit_model::route_rule::RequestHead;
 
-use super::routes::{Route, Routes};
+use super::routes::{Route, Routes, Routing};
 use super::{Start, Worker, own_labels};
 use crate::clock::Instant;
 use crate::config::{Declared, ForwardProtocol, Listener, Target};
@@ -44,7 +44,10 @@ pub(crate) struct Inlet {
     /// Where requests go.
     pub(crate) balancer: Balancer,
     /// What holds for which requests.
-    routes: Routes,
+    routes: RefCell<Routes>,
+    /// Where they come from.
+    routing: RefCell<watch::Receiver<Arc<Routing>>>,
+    seed: u64,
     /// Counts connections from clients.
     pub(crate) transport: Arc<Transport>,
     labels: Arc<str>,
@@ -80,14 +83,8 @@ impl Inlet {
                 }
                 Target::Forward(_) => Arc::default(),
             };
-            let split = start.split.get_mut(index).map(std::mem::take);
-            let routes = Routes::new(
-                &listener.routes,
-                split.unwrap_or_default(),
-                &own,
-                &mesh,
-                start.seed,
-            );
+            let mut routing = start.routes[index].clone();
+            let routes = Routes::new(&routing.borrow_and_update(), &own, &mesh, start.seed);
             let balancer = match (&listener.target, discovery) {
                 (Target::Service(name), Some(discovery)) => {
                     let seed = start.seed.wrapping_add(index as u64);
@@ -128,7 +125,9 @@ impl Inlet {
                 listener: listener.clone(),
                 service,
                 balancer,
-                routes,
+                routes: RefCell::new(routes),
+                routing: RefCell::new(routing),
+                seed: start.seed,
                 transport: worker.metrics.transport(&peer),
                 labels: labels.text().into(),
                 address: *address,
@@ -146,7 +145,7 @@ impl Inlet {
 
     /// Returns what holds for a request.
     pub(crate) fn route(&self, head: RequestHead<'_>) -> Rc<Route> {
-        self.routes.of(head)
+        self.routes.borrow().of(head)
     }
 
     /// Says whether an address leads back into this proxy. Only an outbound request may go
@@ -159,7 +158,24 @@ impl Inlet {
     /// Closes idle connections.
     pub(crate) fn sweep(&self, now: Instant) {
         self.balancer.sweep(now);
-        self.routes.sweep(now);
+        self.follow_routes();
+        self.routes.borrow().sweep(now);
+    }
+
+    /// Takes over what holds for requests from now on, if that has changed.
+    fn follow_routes(&self) {
+        let mut routing = self.routing.borrow_mut();
+        // An error says that it will never change.
+        if !routing.has_changed().unwrap_or(false) {
+            return;
+        }
+        let mesh = Mesh {
+            tls: self.worker.tls.clone(),
+            stats: self.worker.stats.identity.clone(),
+        };
+        let own = own_labels(&self.worker.config.workload);
+        let routes = Routes::new(&routing.borrow_and_update(), &own, &mesh, self.seed);
+        self.routes.replace(routes);
     }
 
     /// Returns what the listener is declared to speak.

@@ -32,6 +32,14 @@ impl Route {
     }
 }
 
+/// What holds for the requests of a listener, on every thread.
+#[derive(Debug)]
+pub(crate) struct Routing {
+    pub(crate) rules: Vec<RouteRule>,
+    /// Where the services live that share requests, in the order of the rules.
+    pub(crate) split: Vec<watch::Receiver<Known>>,
+}
+
 /// All rules of a listener.
 pub(super) struct Routes {
     rules: Vec<Rc<Route>>,
@@ -39,15 +47,9 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    /// Returns the rules; `split` is the discovery of their services, in order.
-    pub(super) fn new(
-        rules: &[RouteRule],
-        split: Vec<watch::Receiver<Known>>,
-        own: &Labels,
-        mesh: &Mesh,
-        seed: u64,
-    ) -> Self {
-        let mut split = split.into_iter();
+    /// Returns the rules as they are used on one thread.
+    pub(super) fn new(routing: &Routing, own: &Labels, mesh: &Mesh, seed: u64) -> Self {
+        let mut split = routing.split.iter().cloned();
         let route = |(index, rule): (usize, &RouteRule)| {
             let mut sum = 0_usize;
             let mut shares = Vec::with_capacity(rule.split.len());
@@ -72,7 +74,7 @@ impl Routes {
             })
         };
         Self {
-            rules: rules.iter().enumerate().map(route).collect(),
+            rules: routing.rules.iter().enumerate().map(route).collect(),
             otherwise: Rc::new(Route {
                 rule: RouteRule::default(),
                 name: Arc::default(),

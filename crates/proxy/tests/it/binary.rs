@@ -165,6 +165,7 @@ const KEYS: &[&str] = &[
     "listener.namespace",
     "control.server",
     "control.snapshot",
+    "control.routes",
     "record.mode",
     "record.server",
     "record.buffer_bytes",

@@ -26,6 +26,7 @@ mod operation;
 mod policy;
 mod records;
 mod rolling;
+mod routes;
 mod sending;
 mod shutdown;
 mod snapshot;

@@ -128,6 +128,14 @@ impl Setup {
         self
     }
 
+    /// Follows the routes of the server.
+    pub(crate) fn routes(mut self) -> Self {
+        self.text = self
+            .text
+            .replace("[control]\n", "[control]\nroutes = true\n");
+        self
+    }
+
     /// Returns the text of the file.
     pub(crate) fn text(&self) -> &str {
         &self.text

@@ -15,7 +15,7 @@ use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use whodunit_identity::Authority;
 use whodunit_model::policy::Policy;
 use whodunit_model::topology::{Endpoint, Service, ServiceName};
-use whodunit_model::{RequestRecord, Rows};
+use whodunit_model::{RequestRecord, RouteRule, Rows};
 use whodunit_wire::destination;
 use whodunit_wire::linkerd::destination::destination_server::{Destination, DestinationServer};
 use whodunit_wire::linkerd::destination::{DestinationProfile, GetDestination, Update};
@@ -25,6 +25,10 @@ use whodunit_wire::linkerd::inbound::inbound_server_policies_server::{
     InboundServerPolicies, InboundServerPoliciesServer,
 };
 use whodunit_wire::linkerd::inbound::{PortSpec, Server as PolicyMessage};
+use whodunit_wire::linkerd::outbound::outbound_policies_server::{
+    OutboundPolicies, OutboundPoliciesServer,
+};
+use whodunit_wire::linkerd::outbound::{OutboundPolicy, TrafficSpec};
 use whodunit_wire::tonic::transport::Server as Tonic;
 use whodunit_wire::tonic::transport::server::TcpIncoming;
 use whodunit_wire::tonic::{Request, Response, Status, Streaming};
@@ -64,6 +68,7 @@ struct State {
     received: Arc<Mutex<Received>>,
     services: Arc<Mutex<BTreeMap<String, Places>>>,
     policy: watch::Sender<Option<Policy>>,
+    routes: watch::Sender<Option<Vec<RouteRule>>>,
     /// Whether batches are acknowledged.
     silent: Arc<AtomicBool>,
     /// Certifies proxies, where a test has one.
@@ -122,6 +127,7 @@ impl Server {
             Tonic::builder()
                 .add_service(DestinationServer::new(state.clone()))
                 .add_service(InboundServerPoliciesServer::new(state.clone()))
+                .add_service(OutboundPoliciesServer::new(state.clone()))
                 .add_service(RecorderServer::new(state.clone()))
                 .add_service(IdentityServer::new(state))
                 .serve_with_incoming(incoming),
@@ -162,6 +168,11 @@ impl Server {
     /// Tells proxies the policy of all of their ports.
     pub(crate) fn police(&self, policy: Policy) {
         self.state.policy.send_replace(Some(policy));
+    }
+
+    /// Tells proxies what holds for requests to all of their services.
+    pub(crate) fn route(&self, rules: Vec<RouteRule>) {
+        self.state.routes.send_replace(Some(rules));
     }
 
     /// Returns what arrived.
@@ -288,18 +299,7 @@ impl Destination for State {
     ) -> Result<Response<Self::GetStream>, Status> {
         let name = destination::parse_path(&request.into_inner().path).unwrap();
         let known = self.service(&name.name).subscribe();
-        let service = Service {
-            name: ServiceName {
-                namespace: name.namespace,
-                name: name.name.clone(),
-            },
-            workload: name.name,
-            protocol: None,
-            external: false,
-            policy: None,
-            routes: vec![],
-            endpoints: vec![],
-        };
+        let service = service(name);
         let mut before: Vec<Endpoint> = Vec::new();
         let updates = WatchStream::new(known).map(move |place| match place {
             Place::Silent => vec![],
@@ -351,6 +351,43 @@ impl InboundServerPolicies for State {
             policy.map(|policy| Ok(whodunit_wire::policy::server(&policy, "web")))
         });
         Ok(Response::new(Box::pin(updates)))
+    }
+}
+
+#[whodunit_wire::tonic::async_trait]
+impl OutboundPolicies for State {
+    type WatchStream = Updates<OutboundPolicy>;
+
+    async fn get(&self, _: Request<TrafficSpec>) -> Result<Response<OutboundPolicy>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn watch(
+        &self,
+        request: Request<TrafficSpec>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let name = whodunit_wire::outbound::asked(request.get_ref()).expect("a name");
+        let updates = WatchStream::new(self.routes.subscribe()).filter_map(move |routes| {
+            let service = routes.map(|routes| Service {
+                routes,
+                ..service(name.clone())
+            });
+            let policy = whodunit_wire::outbound::policy(&name, service.as_ref());
+            std::future::ready(Some(Ok(policy)))
+        });
+        Ok(Response::new(Box::pin(updates)))
+    }
+}
+
+fn service(name: ServiceName) -> Service {
+    Service {
+        workload: name.name.clone(),
+        name,
+        protocol: None,
+        external: false,
+        policy: None,
+        routes: vec![],
+        endpoints: vec![],
     }
 }
 
