@@ -46,7 +46,10 @@ pub(crate) enum Wish {
     /// This version.
     Only(Version),
     /// HTTP/2, but HTTP/1.1 where the endpoint has no HTTP/2.
-    PreferHttp2,
+    PreferHttp2 {
+        /// Whether HTTP/1.1 may be tried where the endpoint does not say what it speaks.
+        trial: bool,
+    },
 }
 
 /// The right to send one request on a connection.
@@ -60,12 +63,13 @@ pub(crate) enum Lease {
 impl Lease {
     /// Gets a connection to an endpoint: a pooled one, or a new one.
     pub(crate) async fn acquire(endpoint: &Rc<Endpoint>, wish: Wish) -> Result<Self, Cause> {
-        let cautious = wish == Wish::PreferHttp2;
+        let cautious = matches!(wish, Wish::PreferHttp2 { .. });
+        let trial = wish == Wish::PreferHttp2 { trial: true } && endpoint.may_lack_http2();
         if wish == Wish::Only(Version::Http1) || (cautious && endpoint.lacks_http2()) {
             let lease = http1::Lease::acquire(endpoint, false).await;
             return lease.map(Self::Http1);
         }
-        match http2::Lease::acquire(endpoint, cautious).await {
+        match http2::Lease::acquire(endpoint, cautious, trial).await {
             Ok(lease) => Ok(Self::Http2(lease)),
             Err(http2::Refused::Failed(cause)) => Err(cause),
             Err(http2::Refused::Other) if cautious => {
@@ -76,11 +80,10 @@ impl Lease {
             Err(http2::Refused::Other) => Err(Cause::BadResponseHead),
             // It may be an HTTP/1 server that hangs up on what it cannot read: an answer to
             // the request will tell.
-            Err(http2::Refused::Silent(_)) if cautious => {
+            Err(http2::Refused::Silent) => {
                 let lease = http1::Lease::acquire(endpoint, true).await;
                 lease.map(Self::Http1)
             }
-            Err(http2::Refused::Silent(cause)) => Err(cause),
         }
     }
 

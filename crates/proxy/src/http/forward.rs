@@ -90,11 +90,12 @@ pub(crate) async fn forward(
             Wish::Only(Version::Http1)
         }
         (ForwardProtocol::Http2, _) => Wish::Only(Version::Http2),
-        (ForwardProtocol::Auto, Protocol::Http2 | Protocol::Grpc) => Wish::PreferHttp2,
+        (ForwardProtocol::Auto, Protocol::Http2) => Wish::PreferHttp2 { trial: true },
+        (ForwardProtocol::Auto, Protocol::Grpc) => Wish::PreferHttp2 { trial: false },
     };
     let version = match wish {
         Wish::Only(version) => version,
-        Wish::PreferHttp2 => Version::Http2,
+        Wish::PreferHttp2 { .. } => Version::Http2,
     };
     let asked = parts.headers.get(GRPC_TIMEOUT).and_then(|timeout| {
         let text = timeout.to_str().ok();

@@ -140,6 +140,8 @@ pub(crate) struct Endpoint {
     pub(super) http2: http2::Pool,
     /// Until when it is taken for one without HTTP/2, and how often that failed since.
     lacks_http2: Cell<Option<(Instant, u8)>>,
+    /// It has spoken HTTP/2.
+    spoke_http2: Cell<bool>,
 }
 
 impl Endpoint {
@@ -159,6 +161,7 @@ impl Endpoint {
             http1: http1::Pool::default(),
             http2: http2::Pool::default(),
             lacks_http2: Cell::new(None),
+            spoke_http2: Cell::new(false),
         }
     }
 
@@ -206,6 +209,17 @@ impl Endpoint {
             self.forget_lack_of_http2();
         }
         lacks
+    }
+
+    /// Says whether one that hangs up may be one that does not know HTTP/2, rather than one
+    /// that ends: proxies of ours know it, and so does what has spoken it before.
+    pub(super) const fn may_lack_http2(&self) -> bool {
+        !self.meshed && !self.spoke_http2.get()
+    }
+
+    /// Notes that it speaks HTTP/2.
+    pub(super) fn note_http2(&self) {
+        self.spoke_http2.set(true);
     }
 
     /// Notes that it speaks HTTP/1 only.

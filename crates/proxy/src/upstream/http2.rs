@@ -61,7 +61,7 @@ pub(super) enum Refused {
     /// The endpoint does not speak HTTP/2.
     Other,
     /// The endpoint hung up on the preface without a word.
-    Silent(Cause),
+    Silent,
 }
 
 /// The connections.
@@ -72,7 +72,7 @@ pub(super) struct Pool {
 
 struct Connection {
     /// Completes once; whoever needs the connection first drives it.
-    connecting: Shared<LocalBoxFuture<'static, Result<Sender, Refused>>>,
+    connecting: Shared<LocalBoxFuture<'static, Result<Sender, Cause>>>,
     greeting: Rc<Greeting>,
     /// Requests that have a lease, which the task of the connection watches.
     streams: Rc<Cell<usize>>,
@@ -184,11 +184,10 @@ fn connect(
     streams: Rc<Cell<usize>>,
     greeting: Rc<Greeting>,
     cautious: bool,
-) -> impl Future<Output = Result<Sender, Refused>> + use<> {
+) -> impl Future<Output = Result<Sender, Cause>> + use<> {
     let connector = endpoint.connector.clone();
     async move {
-        let io = connector.connect().await.map_err(Refused::Failed)?;
-        let io = Coalesced::greeted(io, greeting.clone());
+        let io = Coalesced::greeted(connector.connect().await?, greeting.clone());
         let (sender, connection) = Builder::new()
             .enable_push(false)
             .initial_max_send_streams(STREAMS_UNTOLD)
@@ -198,14 +197,11 @@ fn connect(
             .max_send_buffer_size(SEND_BUFFER_BYTES)
             .handshake(io)
             .await
-            .map_err(|error| Refused::Failed(h2_cause(&error)))?;
+            .map_err(|error| h2_cause(&error))?;
         tokio::task::spawn_local(drive(connection, streams));
         if cautious {
-            match timeout(GREETING_TIME, greeting.wait()).await {
-                Ok(Told::Http2) | Err(_) => {}
-                Ok(Told::Other) => return Err(Refused::Other),
-                Ok(Told::Ended(cause)) => return Err(Refused::Silent(cause)),
-            }
+            // Whoever wants the connection looks at what came.
+            let _ = timeout(GREETING_TIME, greeting.wait()).await;
         }
         Ok(sender)
     }
@@ -256,14 +252,30 @@ pub(crate) struct Lease {
 
 impl Lease {
     /// Takes a stream; with `cautious` of a connection on which the endpoint speaks HTTP/2.
-    pub(super) async fn acquire(endpoint: &Rc<Endpoint>, cautious: bool) -> Result<Self, Refused> {
+    /// With `trial` an endpoint that hung up is told from one that failed.
+    pub(super) async fn acquire(
+        endpoint: &Rc<Endpoint>,
+        cautious: bool,
+        trial: bool,
+    ) -> Result<Self, Refused> {
         let (connection, reused) = endpoint.http2.pick(endpoint, cautious);
         let sender = match connection.connecting.peek() {
             Some(result) => result.clone(),
             None => connection.connecting.clone().await,
         };
-        match sender {
-            Ok(sender) => {
+        let told = connection.greeting.told();
+        let refused = match (&sender, told) {
+            (Err(cause), _) => Some(Refused::Failed(*cause)),
+            (Ok(_), Some(Told::Other)) => Some(Refused::Other),
+            (Ok(_), Some(Told::Ended(_))) if trial => Some(Refused::Silent),
+            // What ended without a word fails when it is used, as one that ends later does.
+            (Ok(_), _) => None,
+        };
+        if told == Some(Told::Http2) {
+            endpoint.note_http2();
+        }
+        match (sender, refused) {
+            (Ok(sender), None) => {
                 connection.streams.set(connection.streams.get() + 1);
                 Ok(Self {
                     sender,
@@ -272,9 +284,9 @@ impl Lease {
                     upload: None,
                 })
             }
-            Err(refused) => {
+            (_, refused) => {
                 endpoint.http2.forget(&connection);
-                Err(refused)
+                Err(refused.unwrap_or(Refused::Other))
             }
         }
     }
@@ -284,10 +296,17 @@ impl Lease {
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, Failed> {
         if let Err(error) = poll_fn(|cx| self.sender.poll_ready(cx)).await {
+            let spoke = has_spoken(&self.sender);
+            // An endpoint that never spoke is gone; a connection that ended is only old.
+            let (request, parts) = if spoke {
+                (Some(Box::new(request)), None)
+            } else {
+                (None, Some(Box::new(request.into_parts().0)))
+            };
             return Err(Failed {
                 cause: h2_cause(&error),
-                request: Some(Box::new(request)),
-                parts: None,
+                request,
+                parts,
                 unprocessed: true,
             });
         }
