@@ -4,7 +4,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 
-use super::head::{Framing, check_look_alike};
+use super::fields::check_look_alike;
+use super::head::Framing;
 use crate::limits::{self, Limit};
 
 /// Most bytes of a chunk's size line, extensions included.
@@ -229,7 +230,7 @@ fn trailers(bytes: &mut BytesMut) -> Result<Option<Option<HeaderMap>>, BodyError
             return Err(bad);
         }
         let value = HeaderValue::from_bytes(value).map_err(|_| bad)?;
-        if is_framing(name.as_str()) || check_look_alike(name.as_str()).is_err() {
+        if is_framing(name.as_str()) || check_look_alike(name.as_str().as_bytes()).is_err() {
             return Err(BodyError::BadChunk("a trailer field may not be a trailer"));
         }
         fields += 1;

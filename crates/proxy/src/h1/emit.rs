@@ -3,23 +3,15 @@
 //! Heads come from HTTP/2 as well, so nothing is written on trust: a request that HTTP/1.1
 //! cannot say is refused, and a field that it cannot say is left out of a response.
 
-use std::sync::Arc;
-
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode, Version};
 use http_body::Frame;
 
 use super::body::is_forbidden_trailer;
-use super::head::{Framing, is_host, is_plain_name};
-
-/// The names of a head's fields in their order, as they were written.
-#[derive(Clone, Debug)]
-pub(crate) struct Spelling(pub(crate) Arc<[(HeaderName, Bytes)]>);
-
-/// The reason phrase of a response as it was received.
-#[derive(Clone, Debug)]
-pub(crate) struct Reason(pub(crate) Bytes);
+use super::fields::{Fields, Written, is_plain_name};
+use super::head::Framing;
+use super::host::is_host;
 
 /// What connection options a head announces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +40,8 @@ pub(crate) enum Unwritable {
     Field,
 }
 
-/// Appends a request head.
+/// Appends a request head. `fields` are those it came in with from HTTP/1, of which the map
+/// has only some.
 ///
 /// # Errors
 /// When the head is nothing that every parser would read the same way; then nothing is
@@ -56,6 +49,7 @@ pub(crate) enum Unwritable {
 pub(crate) fn request(
     out: &mut BytesMut,
     parts: &http::request::Parts,
+    fields: Option<&Fields>,
     framing: Framing,
     connection: Connection<'_>,
 ) -> Result<(), Unwritable> {
@@ -65,7 +59,7 @@ pub(crate) fn request(
     out.put_u8(b' ');
     out.extend_from_slice(target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    write_fields(out, &parts.headers, parts.extensions.get());
+    write_fields(out, &parts.headers, fields);
     let said = parts.headers.contains_key(header::CONTENT_LENGTH);
     let usual = matches!(parts.method, Method::POST | Method::PUT | Method::PATCH);
     write_framing(out, framing, said || usual);
@@ -109,16 +103,19 @@ fn is_writable(name: &str, value: &HeaderValue) -> bool {
 }
 
 /// Appends a response head. `framing` is that of the head, which for `HEAD` and 304
-/// tells the length of a body that does not follow.
+/// tells the length of a body that does not follow. `received` are the fields and the reason
+/// phrase it came in with from HTTP/1, of which the map has only some fields.
 pub(crate) fn response(
     out: &mut BytesMut,
     version: Version,
     parts: &http::response::Parts,
+    received: Option<(&Fields, &[u8])>,
     framing: Framing,
     connection: Connection<'_>,
 ) {
-    status_line(out, version, parts.status, parts.extensions.get());
-    write_fields(out, &parts.headers, parts.extensions.get());
+    let (fields, reason) = received.unzip();
+    status_line(out, version, parts.status, reason);
+    write_fields(out, &parts.headers, fields);
     let said = parts.headers.contains_key(header::CONTENT_LENGTH);
     let may_have_body = !parts.status.is_informational()
         && !matches!(
@@ -130,7 +127,7 @@ pub(crate) fn response(
     out.extend_from_slice(b"\r\n");
 }
 
-fn status_line(out: &mut BytesMut, version: Version, status: StatusCode, reason: Option<&Reason>) {
+fn status_line(out: &mut BytesMut, version: Version, status: StatusCode, reason: Option<&[u8]>) {
     let version: &[u8] = if version == Version::HTTP_10 {
         b"HTTP/1.0 "
     } else {
@@ -140,31 +137,34 @@ fn status_line(out: &mut BytesMut, version: Version, status: StatusCode, reason:
     out.extend_from_slice(status.as_str().as_bytes());
     out.put_u8(b' ');
     match reason {
-        Some(reason) => out.extend_from_slice(&reason.0),
+        Some(reason) => out.extend_from_slice(reason),
         None => out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes()),
     }
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes the fields that came in under their names and in their order, then those of ours.
-fn write_fields(out: &mut BytesMut, map: &HeaderMap, spelling: Option<&Spelling>) {
-    let names: &[(HeaderName, Bytes)] = spelling.map_or(&[], |spelling| &spelling.0);
-    for (i, (name, written)) in names.iter().enumerate() {
-        if is_ours(name) {
-            continue;
-        }
-        let before = names[..i].iter().filter(|(known, _)| known == name);
-        let value = map.get_all(name).iter().nth(before.count());
-        if let Some(value) = value.filter(|value| is_writable(name.as_str(), value)) {
-            write_field(out, written, value.as_bytes());
-        }
+/// Writes the fields that came in as they were, then those of ours.
+fn write_fields(out: &mut BytesMut, map: &HeaderMap, fields: Option<&Fields>) {
+    let mut found = 0;
+    if let Some(fields) = fields {
+        fields.write(|written| match written {
+            Written::Lines(lines) => out.extend_from_slice(lines),
+            Written::Field(name, value) => write_field(out, name, value),
+            Written::Mapped(written, name, nth) => {
+                if let Some(value) = map.get_all(name).iter().nth(nth) {
+                    found += 1;
+                    if !is_ours(name) && is_writable(name.as_str(), value) {
+                        write_field(out, written, value.as_bytes());
+                    }
+                }
+            }
+        });
+    }
+    if found == map.len() {
+        return;
     }
     for key in map.keys().filter(|key| !is_ours(key)) {
-        let written = names.iter().filter(|(name, _)| name == key).count();
-        // Most have one value, and it is written.
-        if written > 0 && map.len() == map.keys_len() {
-            continue;
-        }
+        let written = fields.map_or(0, |fields| fields.mapped(key));
         let left = map.get_all(key).iter().skip(written);
         for value in left.filter(|value| is_writable(key.as_str(), value)) {
             write_field(out, key.as_str().as_bytes(), value.as_bytes());
@@ -198,7 +198,9 @@ fn write_framing(out: &mut BytesMut, framing: Framing, zero_is_said: bool) {
         Framing::None if zero_is_said => write_field(out, b"content-length", b"0"),
         Framing::None | Framing::Close => {}
         Framing::Length(length) => {
-            write_field(out, b"content-length", length.to_string().as_bytes());
+            out.extend_from_slice(b"content-length: ");
+            write_number(out, length, 10);
+            out.extend_from_slice(b"\r\n");
         }
         Framing::Chunked => write_field(out, b"transfer-encoding", b"chunked"),
     }
@@ -220,7 +222,24 @@ fn write_connection(out: &mut BytesMut, connection: Connection<'_>, te: bool) {
 
 /// Appends the line before a chunk of `length` bytes, which must not be 0.
 pub(crate) fn chunk_head(out: &mut BytesMut, length: usize) {
-    out.extend_from_slice(format!("{length:x}\r\n").as_bytes());
+    write_number(out, length as u64, 16);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes a number in a base up to 16.
+fn write_number(out: &mut BytesMut, mut number: u64, base: u64) {
+    const DIGITS: [u8; 16] = *b"0123456789abcdef";
+    let mut text = [0; 20];
+    let mut at = text.len();
+    loop {
+        at -= 1;
+        text[at] = DIGITS[(number % base) as usize % DIGITS.len()];
+        number /= base;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&text[at..]);
 }
 
 /// Appends the end of a chunk's data.

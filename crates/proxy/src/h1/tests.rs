@@ -4,8 +4,9 @@ use bytes::BytesMut;
 use http::{Method, StatusCode};
 use proptest::prelude::*;
 
-use super::head::{HeadError, is_host, parse_request, parse_response};
-use super::{BodyDecoder, Decoded, Framing, Limits};
+use super::{
+    BodyDecoder, Decoded, Framing, HeadError, Limits, is_host, parse_request, parse_response,
+};
 
 /// Parses a request given with `\n` line ends; the text before the first blank
 /// line must not contain any other.
@@ -185,9 +186,8 @@ fn hop_by_hop_fields_stay_on_their_hop() {
     let head = parse_request(bytes, &Limits::default()).unwrap().unwrap();
     let names: Vec<&str> = head
         .fields
-        .0
-        .iter()
-        .map(|field| std::str::from_utf8(&field.written).unwrap())
+        .names()
+        .map(|name| std::str::from_utf8(name).unwrap())
         .collect();
     assert_eq!(names, ["Host", "X-Stays"]);
     assert!(!head.keep_alive);
@@ -316,6 +316,46 @@ proptest! {
         let _ = parse_request(&bytes, &Limits::default());
         let _ = parse_response(&bytes, &Method::GET, &Limits::default());
         let _ = decode(Framing::Chunked, &bytes, 7);
+    }
+
+    #[test]
+    fn nothing_is_read_that_another_strict_parser_refuses(
+        cuts in proptest::collection::vec((0usize..150, any::<u8>(), 0u8..3), 0..4),
+        answer in any::<bool>(),
+    ) {
+        let mut head: Vec<u8> = if answer {
+            b"HTTP/1.1 200 All well\r\nServer: x\r\nContent-Length: 3\r\nA:\r\nB:  b\t \r\n\r\n".to_vec()
+        } else {
+            b"PUT /a?b HTTP/1.1\r\nHost: a:80\r\nX-Y:z\r\nAccept: */*\r\nContent-Length: 12\r\n\r\n".to_vec()
+        };
+        for (at, byte, what) in cuts {
+            let at = at % head.len();
+            match what {
+                0 => head[at] = byte,
+                1 => head.insert(at, byte),
+                _ => drop(head.remove(at)),
+            }
+        }
+        let mut fields = [httparse::EMPTY_HEADER; 64];
+        let (read, status) = if answer {
+            let mut other = httparse::Response::new(&mut fields);
+            let whole = other.parse(&head).is_ok_and(|status| status.is_complete());
+            let read = parse_response(&head, &Method::GET, &Limits::default());
+            (read.ok().flatten().map(|head| head.fields), whole)
+        } else {
+            let mut other = httparse::Request::new(&mut fields);
+            let whole = other.parse(&head).is_ok_and(|status| status.is_complete());
+            let read = parse_request(&head, &Limits::default());
+            (read.ok().flatten().map(|head| head.fields), whole)
+        };
+        if let Some(read) = read {
+            prop_assert!(status, "{:?}", String::from_utf8_lossy(&head));
+            let others = fields.iter().map(|field| (field.name.as_bytes().to_vec(), field.value.to_vec()));
+            let others: Vec<_> = others.collect();
+            for pair in read.pairs() {
+                prop_assert!(others.contains(&pair), "{:?}", pair);
+            }
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::reply;
 use super::stream::{Incoming, StreamError};
 use super::upgrade::Switched;
 use crate::call::{Call, CallState, Fault, Messages};
+use crate::h1::Fields;
 use crate::upstream::{InFlight, Lease};
 
 /// Where the body of a request comes from.
@@ -155,6 +156,14 @@ impl ResponseBody {
     /// Returns an empty body.
     pub(crate) const fn empty() -> Self {
         Self::Made(None)
+    }
+
+    /// Looks at what the head of the response came in with, as [`Incoming::with_head`] does.
+    pub(super) fn with_head<T>(&self, look: impl FnOnce(Option<(&Fields, &[u8])>) -> T) -> T {
+        match self {
+            Self::Relayed(body) => body.inner.with_head(look),
+            Self::Made(_) | Self::Switched(_) => look(None),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, EXPECT, UPGRADE};
+use http::header::{CONTENT_LENGTH, HOST, UPGRADE};
 use http::{Request, Response, StatusCode, Version};
 use http_body::Frame;
 use tokio::io::AsyncWrite as _;
@@ -24,7 +24,7 @@ use super::stream::{Incoming, StreamError};
 use crate::buffers::{self, BUFFER_BYTES};
 use crate::clock::Instant;
 use crate::h1::{
-    BodyDecoder, BodyError, Decoded, Framing, HeadError, Limits, Reason, RequestHead, ResponseHead,
+    BodyDecoder, BodyError, Decoded, Fields, Framing, HeadError, Limits, RequestHead, ResponseHead,
     emit, parse_request,
 };
 use crate::limits::{self, Limit};
@@ -64,6 +64,8 @@ struct State {
     /// The client waits for `100 Continue`.
     holds_back: bool,
     version: Version,
+    /// The fields of the present request.
+    fields: Fields,
     /// The client sends nothing more.
     ended: bool,
     broken: bool,
@@ -79,6 +81,7 @@ impl Wire {
             decoder: BodyDecoder::new(Framing::None),
             holds_back: false,
             version: Version::HTTP_11,
+            fields: Fields::default(),
             ended: false,
             broken: false,
         })))
@@ -87,6 +90,11 @@ impl Wire {
     /// Returns how much of the request body is left, where that is known.
     pub(crate) fn left(&self) -> Option<u64> {
         self.0.borrow().decoder.left()
+    }
+
+    /// Looks at the fields that the present request came in with.
+    pub(crate) fn with_fields<T>(&self, look: impl FnOnce(&Fields) -> T) -> T {
+        look(&self.0.borrow().fields)
     }
 
     /// Reads the request body.
@@ -136,16 +144,13 @@ impl Wire {
         }
         let mut response = Response::new(());
         *response.status_mut() = head.status;
-        let (map, spelling) = head.fields.into_map();
-        *response.headers_mut() = map;
-        response.extensions_mut().insert(spelling);
-        response.extensions_mut().insert(Reason(head.reason.into()));
         let (parts, ()) = response.into_parts();
         let implied = emit::Connection::Implied;
         emit::response(
             &mut state.output,
             Version::HTTP_11,
             &parts,
+            Some((&head.fields, &head.reason)),
             Framing::None,
             implied,
         );
@@ -409,7 +414,11 @@ async fn exchange(
         state.holds_back = head.expects_continue;
         state.version = head.version;
     }
-    let request = request(wire, head);
+    let request = request(
+        wire,
+        head,
+        &connection.inlet.worker.config.redaction.headers,
+    );
     let response = {
         let mut serving = pin!(serve(connection.clone(), request));
         let mut gone = pin!(wire.left_for_good());
@@ -433,16 +442,24 @@ async fn exchange(
         return Next::Nothing;
     };
     let draining = || *phase.borrow() == Phase::Draining;
-    response::answer(wire, asked, response, draining).await
+    let next = response::answer(wire, asked, response, draining).await;
+    wire.0.borrow_mut().fields = Fields::default();
+    next
 }
 
-fn request(wire: &Rc<Wire>, head: RequestHead) -> Request<Incoming> {
+/// Makes a request of a head; its map has only the fields that are looked at, and the others
+/// stay with the connection until they are sent.
+fn request(wire: &Rc<Wire>, head: RequestHead, captured: &[String]) -> Request<Incoming> {
     let mut request = Request::new(Incoming::Client(wire.clone()));
     *request.uri_mut() = head.target;
     *request.method_mut() = head.method;
     *request.version_mut() = head.version;
-    let (mut map, spelling) = head.fields.into_map();
-    map.remove(EXPECT);
+    let mut fields = head.fields;
+    let mut map = fields.looked_at(captured);
+    wire.0.borrow_mut().fields = fields;
+    if let Some(authority) = head.authority {
+        map.insert(HOST, authority);
+    }
     if let Some(length) = head.length {
         map.insert(CONTENT_LENGTH, length.into());
     }
@@ -450,6 +467,5 @@ fn request(wire: &Rc<Wire>, head: RequestHead) -> Request<Incoming> {
         map.insert(UPGRADE, protocol);
     }
     *request.headers_mut() = map;
-    request.extensions_mut().insert(spelling);
     request
 }

@@ -29,7 +29,7 @@ pub(crate) fn pass(response: Response<()>) {
 pub(crate) fn pass_head(head: ResponseHead) {
     let mut response = Response::new(());
     *response.status_mut() = head.status;
-    (*response.headers_mut(), _) = head.fields.into_map();
+    *response.headers_mut() = head.fields.into_map();
     pass(response);
 }
 

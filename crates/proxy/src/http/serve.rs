@@ -180,6 +180,7 @@ fn answer(
                     call,
                     _in_flight: kept.in_flight,
                     meshed: endpoint.meshed,
+                    head: body.take_head(),
                 };
                 Response::from_parts(parts, ResponseBody::Switched(Box::new(switched)))
             }

@@ -13,7 +13,7 @@ use whodunit_model::Cause;
 
 use super::http1::Wire;
 use super::http2::ReceivedBody;
-use crate::h1::BodyError;
+use crate::h1::{BodyError, Fields};
 use crate::upstream::{Exchange, h2_cause, io_cause};
 
 /// Why a body or a message cannot be read on.
@@ -84,6 +84,25 @@ impl Incoming {
     pub(crate) fn client(&self) -> Option<&Rc<Wire>> {
         match self {
             Self::Client(wire) => Some(wire),
+            _ => None,
+        }
+    }
+
+    /// Looks at the fields and the reason phrase that the response of an HTTP/1 endpoint came
+    /// with, if they go to an HTTP/1 client.
+    pub(crate) fn with_head<T>(&self, look: impl FnOnce(Option<(&Fields, &[u8])>) -> T) -> T {
+        let Self::Endpoint(exchange) = self else {
+            return look(None);
+        };
+        let exchange = exchange.borrow();
+        let head = exchange.head.as_ref();
+        look(head.map(|(fields, reason)| (fields, &reason[..])))
+    }
+
+    /// Takes them.
+    pub(crate) fn take_head(&self) -> Option<(Fields, Bytes)> {
+        match self {
+            Self::Endpoint(exchange) => exchange.borrow_mut().head.take(),
             _ => None,
         }
     }

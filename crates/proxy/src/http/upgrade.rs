@@ -1,6 +1,9 @@
 //! WebSocket and other protocols that an HTTP/1.1 connection can turn into.
 
+use bytes::Bytes;
+
 use crate::call::Call;
+use crate::h1::Fields;
 use crate::net::Io;
 use crate::opaque::relay;
 use crate::upstream::InFlight;
@@ -13,6 +16,8 @@ pub(crate) struct Switched {
     pub(super) call: Call,
     pub(super) _in_flight: InFlight,
     pub(super) meshed: bool,
+    /// The fields and the reason phrase with which it agreed.
+    pub(super) head: Option<(Fields, Bytes)>,
 }
 
 impl Switched {

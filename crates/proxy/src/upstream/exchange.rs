@@ -17,7 +17,7 @@ use super::http1::has_body;
 use crate::buffers::{self, BUFFER_BYTES};
 use crate::h1::emit::{self, Connection};
 use crate::h1::{
-    BodyDecoder, Decoded, Framing, Limits, ResponseHead, Unwritable, declared_length,
+    BodyDecoder, Decoded, Fields, Framing, Limits, ResponseHead, Unwritable, declared_length,
     parse_response,
 };
 use crate::http::{RequestBody, StreamError, Wire, interim};
@@ -49,6 +49,8 @@ pub(crate) struct Exchange {
     /// Seconds for which the endpoint keeps an idle connection, if it says so.
     idle_s: Option<u32>,
     failed: bool,
+    /// The fields and the reason phrase of the response, for an HTTP/1 client.
+    pub(crate) head: Option<(Fields, Bytes)>,
 }
 
 impl Exchange {
@@ -69,10 +71,11 @@ impl Exchange {
             keep_alive: false,
             idle_s: None,
             failed: false,
+            head: None,
         }
     }
 
-    /// Writes the head; takes the body if there is any.
+    /// Writes the head, with the fields that `client` sent; takes the body if there is any.
     ///
     /// # Errors
     /// When HTTP/1.1 has no way to say this request.
@@ -80,6 +83,7 @@ impl Exchange {
         &mut self,
         parts: &Parts,
         body: &mut Option<RequestBody>,
+        client: Option<&Wire>,
     ) -> Result<(), Unwritable> {
         self.method.clone_from(&parts.method);
         let length = declared_length(&parts.headers);
@@ -96,7 +100,13 @@ impl Exchange {
         let upgrade = parts.headers.get(UPGRADE);
         let connection = upgrade.map_or(Connection::Implied, Connection::Upgrade);
         buffers::provide(&mut self.output);
-        emit::request(&mut self.output, parts, framing, connection)
+        let output = &mut self.output;
+        match client {
+            Some(client) => client.with_fields(|fields| {
+                emit::request(output, parts, Some(fields), framing, connection)
+            }),
+            None => emit::request(output, parts, None, framing, connection),
+        }
     }
 
     /// Says whether not a byte of the request was sent.

@@ -15,6 +15,7 @@ use super::Endpoint;
 use super::error::Failed;
 use super::exchange::Exchange;
 use crate::clock::Instant;
+use crate::h1::Framing;
 use crate::http::{Incoming, RequestBody};
 use crate::limits::{self, Limit};
 use crate::net::Io;
@@ -118,7 +119,11 @@ impl Lease {
         let (parts, body) = request.into_parts();
         let client = body.client();
         let mut kept = Some(body);
-        if let Err(why) = self.exchange.borrow_mut().begin(&parts, &mut kept) {
+        if let Err(why) = self
+            .exchange
+            .borrow_mut()
+            .begin(&parts, &mut kept, client.as_deref())
+        {
             tracing::debug!(%why, "refused a request that HTTP/1.1 cannot say");
             return Err(Failed {
                 cause: Cause::BadRequestHead,
@@ -162,18 +167,25 @@ impl Lease {
         if head.status.is_server_error() {
             response.extensions_mut().insert(SentHead(parts));
         }
-        let (map, spelling) = head.fields.into_map();
+        let mut fields = head.fields;
+        let is_exact = matches!(head.framing, Framing::Length(_));
+        let map = if client.is_some() {
+            // An HTTP/1 client gets most fields as they are.
+            let map = fields.looked_at(&[]);
+            self.exchange.borrow_mut().head = Some((fields, head.reason));
+            map
+        } else {
+            fields.into_map()
+        };
         *response.headers_mut() = map;
-        if let Some(length) = head.length {
+        // The body tells its length to an HTTP/1 client, where there is one.
+        let told = is_exact && client.is_some();
+        if let Some(length) = head.length.filter(|_| !told) {
             response.headers_mut().insert(CONTENT_LENGTH, length.into());
         }
         if let Some(protocol) = head.upgrade {
             response.headers_mut().insert(UPGRADE, protocol);
         }
-        response.extensions_mut().insert(spelling);
-        response
-            .extensions_mut()
-            .insert(crate::h1::Reason(head.reason.into()));
         Ok(response)
     }
 

@@ -318,7 +318,10 @@ impl Lease {
             // What does not speak HTTP/2 has understood nothing.
             unprocessed: is_unprocessed(&error) || greeting.told() == Some(Told::Other),
         };
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        if let Some(client) = body.client() {
+            client.with_fields(|fields| fields.complete(&mut parts.headers));
+        }
         let ended = body.is_end_stream();
         let head = Request::from_parts(parts, ());
         let sent = self.sender.send_request(head, ended);

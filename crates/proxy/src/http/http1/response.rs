@@ -85,14 +85,11 @@ pub(super) async fn answer(
     };
     {
         let mut state = wire.0.borrow_mut();
-        buffers::provide(&mut state.output);
-        emit::response(
-            &mut state.output,
-            asked.version,
-            &parts,
-            framing,
-            connection,
-        );
+        let output = &mut state.output;
+        buffers::provide(output);
+        body.with_head(|head| {
+            emit::response(output, asked.version, &parts, head, framing, connection);
+        });
     }
     match send_body(wire, body, body_framing).await {
         Sent::Whole if ends => Next::End,
@@ -246,10 +243,13 @@ async fn switch(
     let connection = Connection::Upgrade(protocol);
     {
         let mut state = wire.0.borrow_mut();
+        let received = switched.head.as_ref();
+        let received = received.map(|(fields, reason)| (fields, &reason[..]));
         emit::response(
             &mut state.output,
             asked.version,
             parts,
+            received,
             Framing::None,
             connection,
         );
