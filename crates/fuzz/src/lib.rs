@@ -10,6 +10,9 @@ mod mutate;
 use std::path::Path;
 
 pub use mutate::Random;
+use whodunit_model::filter::Filter;
+use whodunit_model::record::Side;
+use whodunit_model::{BootId, RequestId, RequestRecord, Rows};
 
 /// A parser under test.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +27,8 @@ pub struct Target {
     pub words: &'static [&'static [u8]],
 }
 
-const HTTP1_WORDS: &[&[u8]] = &[
+/// Words of heads and chunked bodies.
+pub const HTTP1_WORDS: &[&[u8]] = &[
     b"\r\n",
     b"\r\n\r\n",
     b"GET ",
@@ -47,6 +51,43 @@ const HTTP1_WORDS: &[&[u8]] = &[
     b"0\r\n\r\n",
     b"ffffffffffffffff",
     b"Trailer: ",
+];
+
+/// Preface and frames: a whole request, one with a body, trailers and padding, and floods.
+pub const HTTP2_SEEDS: &[&[u8]] = &[
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00\
+      \x00\x00\x06\x01\x05\x00\x00\x00\x01\x82\x86\x84\x41\x01a",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00\
+      \x00\x00\x0c\x01\x0c\x00\x00\x00\x01\x05\x83\x86\x84\x41\x01a\x00\x00\x00\x00\x00\
+      \x00\x00\x05\x00\x00\x00\x00\x00\x01hello\
+      \x00\x00\x05\x01\x05\x00\x00\x00\x01\x00\x01x\x01y",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00\
+      \x00\x00\x03\x01\x01\x00\x00\x00\x01\x82\x86\x84\
+      \x00\x00\x03\x09\x04\x00\x00\x00\x01\x41\x01a\
+      \x00\x00\x04\x03\x00\x00\x00\x00\x01\x00\x00\x00\x08\
+      \x00\x00\x08\x06\x00\x00\x00\x00\x0012345678",
+];
+
+/// Headers of frames, and fields.
+pub const HTTP2_WORDS: &[&[u8]] = &[
+    b"\x00\x00\x00\x04\x00\x00\x00\x00\x00",
+    b"\x00\x00\x00\x04\x01\x00\x00\x00\x00",
+    b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x04\x7f\xff\xff\xff",
+    b"\x00\x00\x04\x01\x05\x00\x00\x00\x03\x82\x86\x84\xbe",
+    b"\x00\x00\x00\x09\x00\x00\x00\x00\x01",
+    b"\x00\x00\x00\x00\x01\x00\x00\x00\x01",
+    b"\x00\x00\x01\x00\x08\x00\x00\x00\x01\x00",
+    b"\x00\x00\x04\x03\x00\x00\x00\x00\x01\x00\x00\x00\x02",
+    b"\x00\x00\x05\x02\x00\x00\x00\x00\x01\x80\x00\x00\x01\x10",
+    b"\x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00",
+    b"\x00\x00\x04\x08\x00\x00\x00\x00\x00\x7f\xff\xff\xff",
+    b"\x00\x00\x02\x20",
+    b"\x44\x05/a%2f",
+    b"\x00\x05:path\x01/",
+    b"\x00\x11transfer-encoding\x07chunked",
+    b"\x00\x0econtent-length\x0299",
+    b"\x3f\xe1\x1f",
+    b"\xff\xff\xff\x01",
 ];
 
 const TOML_WORDS: &[&[u8]] = &[
@@ -162,6 +203,81 @@ pub const TARGETS: &[Target] = &[
         ],
     },
     Target {
+        name: "server_name",
+        run: whodunit_proxy::fuzz::server_name,
+        seeds: &[
+            // With a name, without one, and in two records.
+            b"\x16\x03\x01\x00\x3b\x01\x00\x00\x37\x03\x0301234567890123456789012345678901\
+              \x00\x00\x02\x13\x01\x01\x00\x00\x0c\x00\x00\x00\x08\x00\x06\x00\x00\x03a.b",
+            b"\x16\x03\x01\x00\x2d\x01\x00\x00\x29\x03\x0301234567890123456789012345678901\
+              \x00\x00\x02\x13\x01\x01\x00",
+            b"\x16\x03\x01\x00\x04\x01\x00\x00\x37\x16\x03\x01\x00\x37\
+              \x03\x0301234567890123456789012345678901\
+              \x00\x00\x02\x13\x01\x01\x00\x00\x0c\x00\x00\x00\x08\x00\x06\x00\x00\x03a.b",
+        ],
+        words: &[
+            b"\x16\x03\x01",
+            b"\x16\x03\x03\x00\x01",
+            b"\x01\x00\x00",
+            b"\x00\x00",
+            b"\x00\x2b\x00\x03\x02\x03\x04",
+            b"\xfe\x0d",
+            b"\xff\xff",
+            b"\x1b[0m",
+            b"xn--",
+        ],
+    },
+    Target {
+        name: "introduction",
+        run: whodunit_proxy::fuzz::introduction,
+        seeds: &[
+            b"\x89WDI\r\n\x1a\n\x01\x00\x00\x1b\x00\x00\x00\x00\x00\x00\x00\x01\
+              \x00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00\x03n/w/i/v",
+            b"\x89WDA\r\n\x1a\n\x01\x00\x00",
+        ],
+        words: &[
+            b"\x89WDI\r\n\x1a\n",
+            b"\x89WDA\r\n\x1a\n",
+            b"\x01\x00",
+            b"\x01\x01",
+            b"\x00\x14",
+            b"\x04\x14",
+            b"%2F",
+        ],
+    },
+    Target {
+        name: "http2_frames",
+        run: whodunit_proxy::fuzz::http2_frames,
+        seeds: HTTP2_SEEDS,
+        words: HTTP2_WORDS,
+    },
+    Target {
+        name: "filter",
+        run: filter,
+        seeds: &[
+            b"{\"and\":[{\"is\":{\"field\":\"to\",\"op\":\"eq\",\"value\":\"voting\"}},\
+              {\"not\":{\"is\":{\"field\":\"status\",\"op\":\"ge\",\"value\":500}}}]}",
+            b"{\"or\":[\"all\",{\"is\":{\"field\":\"path\",\"op\":\"prefix\",\"value\":\"/a\"}},\
+              {\"is\":{\"field\":{\"attribute\":\"choice\"},\"op\":\"contains\",\"value\":[\"x\",\"y\"]}}]}",
+        ],
+        words: &[
+            b"{\"not\":",
+            b"{\"and\":[",
+            b"{\"or\":[]}",
+            b"\"all\"",
+            b"}",
+            b"]",
+            b"\"field\":\"latency\"",
+            b"\"field\":\"grpc_status\"",
+            b"\"field\":\"cause\"",
+            b"\"op\":\"lt\"",
+            b"9223372036854775807",
+            b"-1",
+            b"\"\\ud83e\\udd80\"",
+            b"null",
+        ],
+    },
+    Target {
         name: "words",
         run: words,
         seeds: &[
@@ -210,6 +326,48 @@ fn record_batch(bytes: &[u8]) {
     );
 }
 
+/// What a filter accepts it can write, and every row is either meant or not.
+fn filter(bytes: &[u8]) {
+    let Ok(filter) = serde_json::from_slice::<Filter>(bytes) else {
+        return;
+    };
+    if filter.check().is_err() {
+        return;
+    }
+    let written = serde_json::to_vec(&filter).expect("a filter can be written");
+    let again: Filter = serde_json::from_slice(&written).expect("and read");
+    assert_eq!(again, filter);
+    ROWS.with(|rows| {
+        for index in 0..rows.len() {
+            let not = Filter::Not(Box::new(filter.clone()));
+            assert_ne!(filter.matches(rows, index), not.matches(rows, index));
+        }
+    });
+}
+
+thread_local! {
+    /// Something to filter.
+    static ROWS: Rows = rows();
+}
+
+fn rows() -> Rows {
+    let record = |n: u32, side| {
+        let id = RequestId {
+            start_us: 1,
+            boot: BootId(2),
+            n,
+        };
+        let mut record = RequestRecord::new(id, side, 1);
+        record.service = "voting".into();
+        record.path = "/a/b?choice=x".into();
+        record.status = if n == 0 { 200 } else { 503 };
+        record
+    };
+    let sides = [Side::Inbound, Side::Outbound];
+    (0..4)
+        .flat_map(|n| sides.map(|side| record(n, side)))
+        .collect()
+}
 /// The small languages: paths, durations, moments, ids, patterns.
 fn words(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
@@ -220,8 +378,8 @@ fn words(bytes: &[u8]) {
     let _ = whodunit_model::time::parse_duration(&text);
     let _ = whodunit_model::time::parse_moment(&text, 0, 0);
     let _ = whodunit_model::time::parse_rfc3339(&text);
-    let _ = text.parse::<whodunit_model::BootId>();
-    let _ = text.parse::<whodunit_model::RequestId>();
+    let _ = text.parse::<BootId>();
+    let _ = text.parse::<RequestId>();
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@ use bytes::BytesMut;
 use http::Method;
 
 use crate::detect;
+use crate::frames::Watch;
 use crate::h1::{BodyDecoder, Decoded, Framing, Limits, parse_request, parse_response};
+use crate::opaque::fuzz::{Hello, Introduction, Parsed, encode_answer, parse_answer, read_hello};
 use crate::snapshot::Snapshot;
 
 /// Parses a request head.
@@ -88,4 +90,71 @@ pub fn first_bytes(bytes: &[u8]) {
         !(detect::is_tls(bytes) && is_other),
         "TLS is taken for another protocol"
     );
+}
+
+/// Reads the server name of TLS: more bytes never change what fewer have told.
+pub fn server_name(bytes: &[u8]) {
+    let whole = read_hello(bytes);
+    for end in cuts(bytes) {
+        let part = read_hello(&bytes[..end]);
+        assert!(
+            part == Hello::Partial || part == whole,
+            "how a hello is cut changes what it means"
+        );
+    }
+    if let Hello::Whole(Some(name)) = whole {
+        assert!(name.bytes().all(|byte| byte.is_ascii_graphic()), "{name:?}");
+    }
+}
+
+/// Reads what proxies say to each other on opaque connections, both ways.
+pub fn introduction(bytes: &[u8]) {
+    let whole = Introduction::parse(bytes);
+    for end in cuts(bytes) {
+        let part = Introduction::parse(&bytes[..end]);
+        assert!(part == Parsed::Partial || part == whole, "a cut misleads");
+    }
+    if let Parsed::Whole(introduction, length) = whole {
+        assert_eq!(
+            introduction.encode(),
+            bytes[..length],
+            "it is said otherwise"
+        );
+    }
+    let answer = parse_answer(bytes);
+    for end in cuts(bytes) {
+        let part = parse_answer(&bytes[..end]);
+        assert!(part == Parsed::Partial || part == answer, "a cut misleads");
+    }
+    if let Parsed::Whole(fault, length) = answer {
+        let again = encode_answer(fault);
+        assert_eq!(parse_answer(&again), Parsed::Whole(fault, length));
+    }
+}
+
+/// Follows the frames of an HTTP/2 connection, in both directions: the same streams are seen
+/// however the bytes are cut.
+pub fn http2_frames(bytes: &[u8]) {
+    let seen = |step: usize| {
+        let mut watch = Watch::default();
+        for piece in bytes.chunks(step.max(1)) {
+            watch.read(&mut piece.to_vec());
+        }
+        let left = watch.left();
+        for piece in bytes.chunks(step.max(1)) {
+            watch.wrote(piece);
+        }
+        let refused = std::iter::from_fn(|| watch.next_refused()).count();
+        assert!(refused <= bytes.len(), "more streams than bytes");
+        (left, refused, watch.left())
+    };
+    assert_eq!(seen(bytes.len()), seen(1), "a cut changes what is seen");
+    assert_eq!(seen(bytes.len()), seen(7), "a cut changes what is seen");
+}
+
+/// A few places to cut bytes at.
+fn cuts(bytes: &[u8]) -> impl Iterator<Item = usize> {
+    let length = bytes.len();
+    let step = length / 16 + 1;
+    (0..length).step_by(step).chain([length.saturating_sub(1)])
 }

@@ -10,6 +10,12 @@ mod pump;
 mod relay;
 mod server_name;
 
+/// What a fuzzer looks at.
+pub(crate) mod fuzz {
+    pub(crate) use super::introduction::{Introduction, Parsed, encode_answer, parse_answer};
+    pub(crate) use super::server_name::{Hello, read as read_hello};
+}
+
 pub(crate) use introduction::is_introduction;
 pub(crate) use relay::{Broken, relay};
 

@@ -1,0 +1,7 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    if let Some(target) = whodunit_fuzz::target("http2_frames") {
+        (target.run)(bytes);
+    }
+});
