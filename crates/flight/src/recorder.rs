@@ -12,7 +12,7 @@ use crossbeam_queue::ArrayQueue;
 use whodunit_model::Limit;
 use whodunit_model::id::{BootId, RequestId};
 use whodunit_model::record::RequestRecord;
-use whodunit_model::rows::Rows;
+use whodunit_model::rows::{Recent, Rows};
 
 use crate::codec::encode;
 
@@ -248,7 +248,7 @@ impl Begun {
     }
 
     /// Hands over the final row.
-    pub fn finish(mut self, record: RequestRecord) {
+    pub fn finish(mut self, record: Box<RequestRecord>) {
         self.finished = true;
         let counts = &self.shared.counts;
         match self.shared.config.mode {
@@ -259,7 +259,7 @@ impl Begun {
                 add(&counts.recorded, 1);
             }
             Mode::Send => {
-                if self.shared.queue.push(Box::new(record)).is_ok() {
+                if self.shared.queue.push(record).is_ok() {
                     add(&counts.rows, 1);
                     add(&counts.recorded, 1);
                 } else {
@@ -319,11 +319,13 @@ impl Outbox {
         let mut waiting = self.shared.queue.len();
         while waiting > 0 {
             let mut rows = Rows::default();
+            let mut recent = Recent::default();
+            rows.reserve(waiting.min(self.shared.config.batch_rows));
             while rows.len() < self.shared.config.batch_rows.max(1) {
                 let Some(record) = self.shared.queue.pop() else {
                     break;
                 };
-                rows.push(&record);
+                rows.push_recent(&record, &mut recent);
             }
             if rows.is_empty() {
                 break;

@@ -117,14 +117,18 @@ pub struct RouteNames {
 impl RouteNames {
     /// Returns `route` itself, shared, or [`OTHER`] if the service has too many routes.
     pub fn name(&mut self, service: &str, route: &str) -> Arc<str> {
+        if let Some(name) = self
+            .services
+            .get(service)
+            .and_then(|known| known.get(route))
+        {
+            return name.clone();
+        }
         if !self.services.contains_key(service) && self.services.len() >= SERVICES {
             self.overflowed += 1;
             return OTHER.into();
         }
         let known = self.services.entry(service.into()).or_default();
-        if let Some(name) = known.get(route) {
-            return name.clone();
-        }
         if known.len() >= ROUTES_PER_SERVICE {
             self.overflowed += 1;
             return OTHER.into();

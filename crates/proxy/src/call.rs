@@ -86,8 +86,11 @@ pub(crate) const fn origin(side: Side, cause: Cause, meshed: bool) -> Origin {
 pub(crate) struct CallState {
     /// When the head was read.
     pub(crate) start: Instant,
-    /// What is known so far; counts and times are in the cells until the end.
-    pub(crate) record: RefCell<RequestRecord>,
+    id: RequestId,
+    side: Side,
+    /// What is known so far; counts and times are in the cells until the end, when the record
+    /// is handed over as it is.
+    record: RefCell<Option<Box<RequestRecord>>>,
     first_byte: Cell<Option<Instant>>,
     request_bytes: Cell<u64>,
     request_messages: Cell<u32>,
@@ -149,6 +152,21 @@ impl CallState {
         self.next_open_us.get() != open::FIRST_US
     }
 
+    /// Changes the record.
+    fn note<T>(&self, change: impl FnOnce(&mut RequestRecord) -> T) -> T {
+        let mut record = self.record.borrow_mut();
+        // It is there until the call ends, and nobody notes anything after that.
+        let fresh = || Box::new(RequestRecord::new(self.id, self.side, 0));
+        change(record.get_or_insert_with(fresh))
+    }
+
+    /// Returns a row about the call as it is now.
+    fn row(&self, now: Instant) -> RequestRecord {
+        let mut row = self.note(|record| record.clone());
+        self.fill(&mut row, now);
+        row
+    }
+
     fn fill(&self, record: &mut RequestRecord, now: Instant) {
         record.duration_us = micros(now.saturating_duration_since(self.start));
         record.at_us = record.start_at_us.saturating_add(record.duration_us);
@@ -180,14 +198,31 @@ impl Call {
         id: Option<RequestId>,
         start: Instant,
     ) -> Self {
-        let start_us = worker.clock.at_us(start);
-        let begun = match id {
-            Some(id) => worker.recorder.adopt(id),
-            None => worker.recorder.begin(start_us),
-        };
+        let (begun, start_us) = identify(worker, id, start);
+        let record = Box::new(RequestRecord::new(begun.id(), side, start_us));
+        Self::with(worker, begun, record, start)
+    }
+
+    /// As [`Call::begin`], with a record that says what `like` says.
+    pub(crate) fn begin_like(
+        worker: &Rc<Worker>,
+        like: &RequestRecord,
+        id: Option<RequestId>,
+        start: Instant,
+    ) -> Self {
+        let (begun, start_us) = identify(worker, id, start);
+        let mut record = Box::new(like.clone());
+        record.id = begun.id();
+        (record.start_at_us, record.at_us) = (start_us, start_us);
+        Self::with(worker, begun, record, start)
+    }
+
+    fn with(worker: &Rc<Worker>, begun: Begun, record: Box<RequestRecord>, start: Instant) -> Self {
         let state = Rc::new(CallState {
             start,
-            record: RefCell::new(RequestRecord::new(begun.id(), side, start_us)),
+            id: record.id,
+            side: record.side,
+            record: RefCell::new(Some(record)),
             first_byte: Cell::new(None),
             request_bytes: Cell::new(0),
             request_messages: Cell::new(0),
@@ -215,12 +250,12 @@ impl Call {
 
     /// Changes the record.
     pub(crate) fn note<T>(&self, change: impl FnOnce(&mut RequestRecord) -> T) -> T {
-        change(&mut self.state.record.borrow_mut())
+        self.state.note(change)
     }
 
     /// Returns the id.
     pub(crate) fn id(&self) -> RequestId {
-        self.state.record.borrow().id
+        self.state.id
     }
 
     /// Counts the request in the metrics of `scope`, once; its end will be counted there too.
@@ -239,11 +274,12 @@ impl Call {
 
     /// Says whether the response, as far as it is known, is none that counts as a failure.
     pub(crate) fn looks_well(&self) -> bool {
-        let record = self.state.record.borrow();
-        let failing = record
-            .grpc_status
-            .is_some_and(outcome::grpc_status_is_failure);
-        self.fault.is_none() && record.status < 500 && !failing
+        self.note(|record| {
+            let failing = record
+                .grpc_status
+                .is_some_and(outcome::grpc_status_is_failure);
+            self.fault.is_none() && record.status < 500 && !failing
+        })
     }
 
     /// Forgets the response of a try that is not the last.
@@ -273,8 +309,7 @@ impl Call {
     /// Leaves an extra row for a try that failed while another one follows.
     pub(crate) fn attempt_failed(&self, fault: Fault) {
         let now = Instant::now();
-        let mut row = self.state.record.borrow().clone();
-        self.state.fill(&mut row, now);
+        let mut row = self.state.row(now);
         row.kind = Kind::Attempt;
         row.outcome = Outcome::Failure;
         row.cause = fault.cause;
@@ -299,7 +334,9 @@ impl Call {
             return;
         };
         self.worker.calls.borrow_mut().remove(self.slot);
-        let mut record = self.state.record.borrow().clone();
+        let Some(mut record) = self.state.record.borrow_mut().take() else {
+            return;
+        };
         self.state.fill(&mut record, Instant::now());
         let ending = Ending {
             status: record.status,
@@ -327,11 +364,21 @@ impl Call {
     }
 }
 
+/// Gives a call its id; returns with it when the call began, µs since the Unix epoch.
+fn identify(worker: &Worker, id: Option<RequestId>, start: Instant) -> (Begun, i64) {
+    let start_us = worker.clock.at_us(start);
+    let begun = match id {
+        Some(id) => worker.recorder.adopt(id),
+        None => worker.recorder.begin(start_us),
+    };
+    (begun, start_us)
+}
+
 impl Drop for Call {
     fn drop(&mut self) {
         if self.begun.is_some() && self.fault.is_none() {
             let stopping = self.worker.stats.stopping.load(Ordering::Relaxed);
-            let side = self.state.record.borrow().side;
+            let side = self.state.side;
             let deadline = self.state.deadline.get();
             let cause = if stopping {
                 Cause::Shutdown

@@ -43,6 +43,7 @@ mod sending;
 mod snapshot;
 mod stats;
 mod strings;
+mod targets;
 mod thread;
 mod tls;
 mod upstream;

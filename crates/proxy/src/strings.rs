@@ -12,6 +12,8 @@ const STRINGS_MAX: usize = Limit::SharedTexts.count();
 #[derive(Debug, Default)]
 pub(crate) struct Strings {
     known: HashMap<Arc<str>, ()>,
+    /// The last text of the table that was asked for: it often comes again.
+    last: Arc<str>,
 }
 
 impl Strings {
@@ -20,7 +22,11 @@ impl Strings {
         if text.is_empty() {
             return Arc::default();
         }
+        if *self.last == *text {
+            return self.last.clone();
+        }
         if let Some((known, ())) = self.known.get_key_value(text) {
+            self.last = known.clone();
             return known.clone();
         }
         let text: Arc<str> = text.into();
@@ -35,7 +41,11 @@ impl Strings {
     /// As [`Strings::share`], but returns none for a new text when the table is full or
     /// holds `limit` texts already.
     pub(crate) fn share_within(&mut self, text: &str, limit: usize) -> Option<Arc<str>> {
+        if *self.last == *text && !text.is_empty() {
+            return Some(self.last.clone());
+        }
         if let Some((known, ())) = self.known.get_key_value(text) {
+            self.last = known.clone();
             return Some(known.clone());
         }
         (self.known.len() < limit).then(|| self.share(text))

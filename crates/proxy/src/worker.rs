@@ -32,6 +32,7 @@ use crate::metrics::{Labels, Metrics, Snapshot};
 use crate::net;
 use crate::stats::Stats;
 use crate::strings::Strings;
+use crate::targets::Targets;
 use crate::tls;
 use crate::upstream::Known;
 
@@ -101,6 +102,8 @@ pub(crate) struct Worker {
     swept: Cell<Instant>,
     connections: RefCell<Vec<Rc<Connection>>>,
     strings: RefCell<Strings>,
+    /// What records say about recent targets.
+    pub(crate) targets: RefCell<Targets>,
     authorities: RefCell<Strings>,
     callers: RefCell<HashMap<Box<str>, Party>>,
     own_outbound: Vec<SocketAddr>,
@@ -128,6 +131,7 @@ impl Worker {
             swept: Cell::new(Instant::now()),
             connections: RefCell::default(),
             strings: RefCell::default(),
+            targets: RefCell::default(),
             authorities: RefCell::default(),
             callers: RefCell::default(),
             own: start.addresses.clone(),

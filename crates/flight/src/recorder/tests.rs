@@ -7,7 +7,7 @@ use super::{Config, Counters, Mode, Recorder};
 fn record(recorder: &Recorder) {
     let begun = recorder.begin(1);
     let record = RequestRecord::new(begun.id(), Side::Inbound, 1);
-    begun.finish(record);
+    begun.finish(Box::new(record));
 }
 
 #[track_caller]

@@ -53,7 +53,7 @@ impl OpenCalls {
     /// Says whether a call of one side is open.
     pub(crate) fn any_of(&self, side: Side) -> bool {
         let mut open = self.slots.iter().flatten();
-        open.any(|state| state.record.borrow().side == side)
+        open.any(|state| state.side == side)
     }
 
     /// Leaves a row for every call whose time has come.
@@ -68,8 +68,7 @@ impl OpenCalls {
                 _ => (age_us / EACH_US + 1) * EACH_US,
             });
             // Nobody changes a record across an await, so it is free here.
-            let mut row = state.record.borrow().clone();
-            state.fill(&mut row, now);
+            let mut row = state.row(now);
             row.kind = Kind::Open;
             recorder.observe(row);
         }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use whodunit_model::Cause;
 use whodunit_model::record::Side;
@@ -358,7 +358,8 @@ impl Drop for Relayed {
 
 /// Returns the gRPC status of a header or trailer section.
 pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<u8> {
-    let text = headers.get("grpc-status")?.to_str().ok()?;
+    const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+    let text = headers.get(GRPC_STATUS)?.to_str().ok()?;
     // A status that is no small number means Unknown.
     Some(text.trim().parse().unwrap_or(2))
 }

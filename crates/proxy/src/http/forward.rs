@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{HOST, HeaderValue};
+use http::header::{HOST, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response};
 use http_body::{Body as _, Frame};
@@ -31,7 +31,7 @@ use crate::worker::{Inlet, Route};
 const ENDPOINTS_MAX: usize = Limit::EndpointsTried.count();
 
 /// The time a gRPC client gives its call.
-const GRPC_TIMEOUT: &str = "grpc-timeout";
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// The head of a response, and what it keeps in use.
 pub(crate) struct Answered {
@@ -97,11 +97,12 @@ pub(crate) async fn forward(
         Wish::Only(version) => version,
         Wish::PreferHttp2 { .. } => Version::Http2,
     };
-    let asked = parts.headers.get(GRPC_TIMEOUT).and_then(|timeout| {
-        let text = timeout.to_str().ok();
-        text.filter(|_| protocol == Protocol::Grpc)
-            .and_then(grpc_timeout)
-    });
+    let asked = if protocol == Protocol::Grpc {
+        let asked = parts.headers.get(GRPC_TIMEOUT);
+        asked.and_then(|asked| grpc_timeout(asked.to_str().ok()?))
+    } else {
+        None
+    };
     let mut patience = Patience::new(call.state(), route.rule.timeouts, asked);
     call.deadline(patience.deadline());
     let balancer = match route.choose() {
@@ -166,12 +167,10 @@ impl Forwarding<'_> {
             if self.protocol == Protocol::Grpc && speaks == Version::Http1 {
                 return Err(self.refusal(Cause::NotHttp2, Some(&endpoint)));
             }
-            self.prepare(call, &mut request, &endpoint, speaks, &patience)?;
-            if rules.attempts_max > 1 || self.version == Version::Http2 {
-                let (parts, body) = request.into_parts();
-                tries.keep_head(&parts, rules, self.version);
-                request = Request::from_parts(parts, body);
-            }
+            let (mut parts, body) = request.into_parts();
+            self.prepare(call, &mut parts, &endpoint, speaks, &patience)?;
+            tries.keep_head(&parts, rules, self.version);
+            request = Request::from_parts(parts, body);
             in_flight.sent();
             let sent = patience.bound(lease.send(request)).await;
             let mut told = None;
@@ -392,28 +391,22 @@ impl Forwarding<'_> {
     fn prepare(
         &self,
         call: &Call,
-        request: &mut Request<RequestBody>,
+        parts: &mut Parts,
         endpoint: &Rc<Endpoint>,
         speaks: Version,
         patience: &Patience,
     ) -> Result<(), Refusal> {
-        let (mut parts, body) = std::mem::replace(
-            request,
-            Request::new(RequestBody::empty(call.state().clone())),
-        )
-        .into_parts();
-        head::retarget(&mut parts, endpoint.address, speaks).map_err(|why| {
+        head::retarget(parts, endpoint.address, speaks).map_err(|why| {
             self.refusal_with(Cause::BadRequestHead, why.to_owned(), endpoint.meshed)
         })?;
         if self.inlet.side() == Side::Outbound {
-            introduce(self.inlet, call, &mut parts, endpoint.meshed, self.hops);
+            introduce(self.inlet, call, parts, endpoint.meshed, self.hops);
         }
         if let Some(left) = patience.left()
             && parts.headers.contains_key(GRPC_TIMEOUT)
         {
-            pass_on_timeout(&mut parts, left);
+            pass_on_timeout(parts, left);
         }
-        *request = Request::from_parts(parts, body);
         Ok(())
     }
 

@@ -7,11 +7,12 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Uri, Version};
 use whodunit_model::record::{Protocol, TraceContext};
-use whodunit_model::redact::Redaction;
+use whodunit_model::redact::{Attributes, Redaction};
 use whodunit_model::{Party, RequestId, RequestRecord, route};
 
 use crate::h1::{Unwritable, declared_length, emit, is_host, is_plain_name};
 use crate::limits::{self, Limit};
+use crate::targets::{Asked, Described};
 use crate::upstream;
 use crate::worker::Worker;
 
@@ -207,6 +208,9 @@ pub(crate) struct Claim {
 /// Takes our own headers out of a request, valid or not, those of responses included: no
 /// application sees what a stranger writes there.
 pub(crate) fn take_claim(headers: &mut HeaderMap, worker: &Worker) -> Claim {
+    if !has_own(headers) {
+        return Claim::default();
+    }
     let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
     let id = headers.remove(ID);
     let from = headers.remove(FROM);
@@ -225,13 +229,16 @@ pub(crate) fn take_claim(headers: &mut HeaderMap, worker: &Worker) -> Claim {
     }
 }
 
+/// Says whether there is any header of ours. Looking at the few names costs less than
+/// looking each of ours up.
+pub(crate) fn has_own(headers: &HeaderMap) -> bool {
+    let mut names = headers.keys();
+    names.any(|name| name.as_str().starts_with(OWN_PREFIX))
+}
+
 /// Removes every header of ours from what goes to an application.
 pub(crate) fn strip_own(headers: &mut HeaderMap) {
-    // Looking at the few names costs less than looking each of ours up.
-    if headers
-        .keys()
-        .any(|name| name.as_str().starts_with(OWN_PREFIX))
-    {
+    if has_own(headers) {
         for name in [ID, FROM, HOPS, TWIN, CAUSE, ORIGIN] {
             headers.remove(name);
         }
@@ -386,36 +393,88 @@ fn join_cookies(headers: &mut HeaderMap) -> Result<(), &'static str> {
 /// Writes what the head says into the record, secrets redacted.
 pub(crate) fn describe(parts: &Parts, worker: &Rc<Worker>, record: &mut RequestRecord) {
     record.protocol = protocol(parts);
-    record.method = worker.share(parts.method.as_str());
     record.authority = worker.share(authority(parts));
-    let target = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    let service = record.service.clone();
+    let asked = Asked {
+        grpc: record.protocol == Protocol::Grpc,
+        service: &service,
+        method: &parts.method,
+        target: parts.uri.path_and_query().map_or("/", |path| path.as_str()),
+    };
+    let known = worker.targets.borrow().find(asked).cloned();
+    match known {
+        Some(known) => note_target(record, known),
+        None => note_target(record, describe_target(asked, parts.uri.path(), worker)),
+    }
     let redaction = &worker.config.redaction;
-    let mut redacted = match record.protocol {
-        Protocol::Grpc => redaction.grpc_path(target),
-        _ => redaction.path(target),
+    capture(&parts.headers, redaction, record);
+    // One look at the few names costs less than looking several up.
+    let (mut traced, mut correlated) = (false, false);
+    for name in parts.headers.keys() {
+        match name.as_str() {
+            "traceparent" | "b3" | "x-b3-traceid" => traced = true,
+            "x-request-id" => correlated = true,
+            _ => {}
+        }
+    }
+    if traced {
+        record.trace = trace(&parts.headers);
+    }
+    if correlated {
+        record.correlation = correlation(&parts.headers, redaction).into();
+    }
+    record.probe = is_probe(&parts.headers);
+}
+
+fn note_target(record: &mut RequestRecord, described: Described) {
+    record.method = described.method;
+    record.route = described.route;
+    record.path = described.path;
+    record.attributes = described.attributes;
+}
+
+/// Says what records say about a target that is not remembered, and remembers it.
+fn describe_target(asked: Asked<'_>, path: &str, worker: &Rc<Worker>) -> Described {
+    let redaction = &worker.config.redaction;
+    let redacted = if asked.grpc {
+        redaction.grpc_path(asked.target)
+    } else {
+        redaction.path(asked.target)
     };
-    let route = match record.protocol {
-        Protocol::Grpc => route::grpc_route(parts.uri.path()),
-        _ => route::http_route(parts.method.as_str(), parts.uri.path()),
+    let route = if asked.grpc {
+        route::grpc_route(path)
+    } else {
+        route::http_route(asked.method.as_str(), path)
     };
-    record.route = worker.routes.borrow_mut().name(&record.service, &route);
+    let described = Described {
+        method: worker.share(asked.method.as_str()),
+        route: worker.routes.borrow_mut().name(asked.service, &route),
+        path: redacted.path.into(),
+        attributes: redacted.attributes.0.into(),
+    };
+    // Each request whose route has no name of its own is counted.
+    if *described.route != *route::OTHER {
+        let mut targets = worker.targets.borrow_mut();
+        targets.remember(asked, described.clone());
+    }
+    described
+}
+
+/// Writes the headers that are captured into the attributes.
+fn capture(headers: &HeaderMap, redaction: &Redaction, record: &mut RequestRecord) {
+    let mut attributes = None;
     for name in &redaction.headers {
         if !redaction.captures(name) {
             continue;
         }
-        if let Some(value) = parts
-            .headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-        {
-            redacted.attributes.push(name, value);
+        if let Some(value) = headers.get(name).and_then(|value| value.to_str().ok()) {
+            let before = || Attributes(record.attributes.to_string());
+            attributes.get_or_insert_with(before).push(name, value);
         }
     }
-    record.path = redacted.path.into();
-    record.attributes = redacted.attributes.0.into();
-    record.trace = trace(&parts.headers);
-    record.correlation = correlation(&parts.headers, redaction).into();
-    record.probe = is_probe(&parts.headers);
+    if let Some(attributes) = attributes {
+        record.attributes = attributes.0.into();
+    }
 }
 
 /// Longest method and target of a refused head that are recorded, in bytes.

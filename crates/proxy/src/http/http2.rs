@@ -159,7 +159,9 @@ fn poll_accept(
         let (request, respond) = accepted?;
         let stream = respond.stream_id().as_u32();
         watched.ask(|watch| watch.serve(stream));
-        tokio::task::spawn_local(serve_stream(connection.clone(), request, respond));
+        // Tasks are moved while they are made and when they end, so what is large has a place
+        // of its own.
+        tokio::task::spawn_local(Box::pin(serve_stream(connection.clone(), request, respond)));
     }
     Poll::Ready(Ok(()))
 }

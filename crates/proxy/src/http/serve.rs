@@ -2,12 +2,14 @@
 
 use std::convert::Infallible;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::header::HeaderValue;
 use http::request::Parts;
 use http::{Request, Response};
 use whodunit_model::Cause;
-use whodunit_model::record::{Protocol, Side, Twin};
+use whodunit_model::id::{BootId, RequestId};
+use whodunit_model::record::{Protocol, RequestRecord, Side, Twin};
 
 use super::body::{Relayed, RequestBody, ResponseBody, grpc_status};
 use super::forward::{self, Answered};
@@ -70,26 +72,54 @@ fn begin(connection: &Rc<Connection>, parts: &Parts, claim: Claim) -> Call {
     } else {
         None
     };
-    let call = Call::begin(&inlet.worker, side, id, Instant::now());
+    let start = Instant::now();
+    let mut template = inlet.template.borrow_mut();
+    let template = match &mut *template {
+        Some(template) if is_template(template, connection) => template,
+        template => template.insert(Box::new(template_of(connection))),
+    };
+    let call = Call::begin_like(&inlet.worker, template, id, start);
     call.note(|record| {
-        let own = inlet.worker.config.workload.clone();
-        record.service = inlet.service.clone();
-        record.detected = connection.detected;
-        record.tls = connection.tls;
-        record.peer_identity = connection.identity.clone().unwrap_or_default();
         // Until an endpoint is reached, an outbound record is the only one of its call.
         record.twin = if id.is_some() { Twin::Yes } else { Twin::No };
-        record.attempts = 0;
-        match side {
-            Side::Inbound => {
-                record.dst = own;
-                record.src = claim.from.unwrap_or_default();
-            }
-            Side::Outbound => record.src = own,
+        if let Some(from) = claim.from.filter(|_| side == Side::Inbound) {
+            record.src = from;
         }
         head::describe(parts, &inlet.worker, record);
     });
     call
+}
+
+/// Says whether the records of a connection's requests begin like this one.
+fn is_template(record: &RequestRecord, connection: &Connection) -> bool {
+    record.detected == connection.detected
+        && record.tls == connection.tls
+        && match &connection.identity {
+            Some(identity) => Arc::ptr_eq(&record.peer_identity, identity),
+            None => record.peer_identity.is_empty(),
+        }
+}
+
+/// Returns what the records of a connection's requests begin with.
+fn template_of(connection: &Connection) -> RequestRecord {
+    let inlet = &connection.inlet;
+    let nobody = RequestId {
+        start_us: 0,
+        boot: BootId(0),
+        n: 0,
+    };
+    let mut record = RequestRecord::new(nobody, inlet.side(), 0);
+    let own = inlet.worker.config.workload.clone();
+    match inlet.side() {
+        Side::Inbound => record.dst = own,
+        Side::Outbound => record.src = own,
+    }
+    record.service = inlet.service.clone();
+    record.detected = connection.detected;
+    record.tls = connection.tls;
+    record.peer_identity = connection.identity.clone().unwrap_or_default();
+    record.attempts = 0;
+    record
 }
 
 /// Refuses what must not go on.
@@ -198,18 +228,21 @@ fn answer(
 
 /// Records the head of a response and takes out what is between proxies only.
 fn note_head(inlet: &Inlet, call: &mut Call, parts: &mut http::response::Parts, meshed: bool) {
-    let twin = parts.headers.remove(head::TWIN).is_some() && meshed;
-    let fault = relayed_fault(&parts.headers);
-    parts.headers.remove(head::ORIGIN);
-    match inlet.side() {
-        Side::Outbound if twin => {
-            if let Some(fault) = fault {
-                call.blame(fault);
+    let mut twin = false;
+    if head::has_own(&parts.headers) {
+        twin = parts.headers.remove(head::TWIN).is_some() && meshed;
+        let fault = relayed_fault(&parts.headers);
+        parts.headers.remove(head::ORIGIN);
+        match inlet.side() {
+            Side::Outbound if twin => {
+                if let Some(fault) = fault {
+                    call.blame(fault);
+                }
             }
-        }
-        // Neither the application nor a stranger may speak for a proxy.
-        Side::Inbound | Side::Outbound => {
-            parts.headers.remove(head::CAUSE);
+            // Neither the application nor a stranger may speak for a proxy.
+            Side::Inbound | Side::Outbound => {
+                parts.headers.remove(head::CAUSE);
+            }
         }
     }
     call.note(|record| {
@@ -254,21 +287,10 @@ fn begin_refused(
     status: u16,
 ) -> Call {
     let inlet = &connection.inlet;
-    let side = inlet.side();
-    let call = Call::begin(&inlet.worker, side, None, started);
+    let call = Call::begin_like(&inlet.worker, &template_of(connection), None, started);
     call.note(|record| {
-        let own = inlet.worker.config.workload.clone();
-        match side {
-            Side::Inbound => record.dst = own,
-            Side::Outbound => record.src = own,
-        }
-        record.service = inlet.service.clone();
         record.protocol = protocol;
-        record.detected = connection.detected;
-        record.tls = connection.tls;
-        record.peer_identity = connection.identity.clone().unwrap_or_default();
         record.twin = Twin::No;
-        record.attempts = 0;
         record.status = status;
     });
     call
@@ -277,7 +299,7 @@ fn begin_refused(
 fn end_refused(connection: &Connection, mut call: Call, cause: Cause) {
     let inlet = &connection.inlet;
     let client = connection.identity.clone().unwrap_or_default();
-    call.count_in(inlet.scope(&std::sync::Arc::default(), &client));
+    call.count_in(inlet.scope(&Arc::default(), &client));
     call.blame(Fault::seen_from(inlet.side(), cause, false));
     call.end();
 }

@@ -364,6 +364,11 @@ impl Metrics {
         scope
     }
 
+    /// Says whether a scope is the one of those that found no room.
+    pub(crate) fn is_overflow(&self, scope: &Rc<Scope>) -> bool {
+        Rc::ptr_eq(scope, &self.overflow)
+    }
+
     /// Returns the counters of connections with these labels.
     pub(crate) fn transport(&self, labels: &str) -> Arc<Transport> {
         let mut transports = self.transports.borrow_mut();

@@ -110,15 +110,17 @@ impl Pool {
     /// new one waits for the endpoint to say that it speaks HTTP/2, unless that is known.
     fn pick(&self, endpoint: &Rc<Endpoint>, cautious: bool) -> (Rc<Connection>, bool) {
         let mut connections = self.connections.borrow_mut();
+        let mut chosen = least(&connections);
+        // Only the one that is chosen has to be of use; mostly it is.
         let mut leaving = false;
-        connections.retain(|connection| connection.is_usable(&mut leaving));
+        if chosen.is_some_and(|chosen| !chosen.is_usable(&mut leaving) || !chosen.has_room()) {
+            connections.retain(|connection| connection.is_usable(&mut leaving));
+            chosen = least(&connections);
+        }
         if leaving {
             endpoint.health.leaves(Instant::now());
         }
-        let least = connections
-            .iter()
-            .min_by_key(|connection| connection.streams.get());
-        match least {
+        match chosen {
             Some(least) if least.has_room() || connections.len() >= CONNECTIONS_MAX => {
                 if !least.has_room() {
                     limits::hit(Limit::Http2Connections);
@@ -162,6 +164,13 @@ impl Pool {
             .retain(|connection| connection.is_usable(&mut leaving));
         leaving
     }
+}
+
+/// Returns the connection with the fewest streams.
+fn least(connections: &[Rc<Connection>]) -> Option<&Rc<Connection>> {
+    connections
+        .iter()
+        .min_by_key(|connection| connection.streams.get())
 }
 
 /// Returns why a connection takes no further streams: it has ended, a GOAWAY came, or no
@@ -331,8 +340,13 @@ impl Lease {
             ..failed(error)
         })?;
         if !ended {
-            let upload = tokio::task::spawn_local(send_body(body, stream));
-            self.upload = Some(upload.abort_handle());
+            // The body of a short request is there already, and needs no task of its own.
+            let mut upload = Box::pin(send_body(body, stream));
+            let sent = poll_fn(|cx| Poll::Ready(upload.as_mut().poll(cx).is_ready())).await;
+            if !sent {
+                let upload = tokio::task::spawn_local(upload);
+                self.upload = Some(upload.abort_handle());
+            }
         }
         let response = poll_fn(|cx| {
             while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {

@@ -71,7 +71,13 @@ impl PeakEwma {
 }
 
 fn weight(age: Duration) -> f64 {
-    (-age.as_secs_f64() / DECAY.as_secs_f64()).exp()
+    let part = age.as_secs_f64() / DECAY.as_secs_f64();
+    // Most answers follow each other closely, and the exponential function is dear.
+    if part < 1e-3 {
+        1.0 - part
+    } else {
+        (-part).exp()
+    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use whodunit_identity::SpiffeId;
 use whodunit_identity::name::workload_of_dns;
 use whodunit_model::Party;
-use whodunit_model::record::{Detected, Side, TlsState};
+use whodunit_model::record::{Detected, RequestRecord, Side, TlsState};
 use whodunit_model::route_rule::RequestHead;
 
 use super::routes::{Route, Routes, Routing};
@@ -58,6 +58,10 @@ pub(crate) struct Inlet {
     secured: RefCell<HashMap<Arc<str>, Arc<str>>>,
     /// An earlier connection turned out to be opaque because the server spoke first.
     pub(crate) server_speaks_first: Cell<bool>,
+    /// The scope of inbound requests of the last client, by identity.
+    last_scope: RefCell<Option<(Arc<str>, Rc<Scope>)>>,
+    /// What the records of requests of the last connection begin with.
+    pub(crate) template: RefCell<Option<Box<RequestRecord>>>,
 }
 
 impl Inlet {
@@ -133,6 +137,8 @@ impl Inlet {
                 address: *address,
                 secured: RefCell::default(),
                 server_speaks_first: Cell::new(false),
+                last_scope: RefCell::default(),
+                template: RefCell::default(),
             })
         })
         .collect()
@@ -229,15 +235,27 @@ impl Inlet {
     /// Returns the scope of requests that have no endpoint of their own; `client` is the
     /// identity of who sent them, empty without one.
     pub(crate) fn scope(&self, authority: &Arc<str>, client: &Arc<str>) -> Rc<Scope> {
+        let metrics = &self.worker.metrics;
+        if self.side() == Side::Inbound
+            && let Some((known, scope)) = &*self.last_scope.borrow()
+            && Arc::ptr_eq(known, client)
+        {
+            return scope.clone();
+        }
         let authority = match self.side() {
             // As in Linkerd: what strangers write there is no label.
             Side::Inbound => Arc::default(),
             Side::Outbound => self.worker.authority_label(authority),
         };
-        self.worker.metrics.scope(&ScopeKey {
+        let scope = metrics.scope(&ScopeKey {
             base: self.labels_of(client),
             authority,
-        })
+        });
+        // Whoever has no room is counted each time.
+        if self.side() == Side::Inbound && !metrics.is_overflow(&scope) {
+            *self.last_scope.borrow_mut() = Some((client.clone(), scope.clone()));
+        }
+        scope
     }
 }
 
@@ -417,8 +435,11 @@ impl Drop for Busy {
     fn drop(&mut self) {
         let connection = &self.0;
         connection.in_flight.set(connection.in_flight.get() - 1);
-        connection
-            .idle
-            .set((connection.read.load(Ordering::Relaxed), Instant::now()));
+        // Since when it is idle matters only when it is.
+        if connection.in_flight.get() == 0 {
+            connection
+                .idle
+                .set((connection.read.load(Ordering::Relaxed), Instant::now()));
+        }
     }
 }
