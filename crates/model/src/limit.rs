@@ -101,6 +101,16 @@ limits! {
     InFlight: Proxy "requests_in_flight" = Count 10_000,
         then "answered with 503 (gRPC: UNAVAILABLE), cause load_shed",
         fix "look for what hangs: open requests are in `whodunit tap`";
+    /// Requests that an application may always have at once, per worker thread, however slow
+    /// it becomes. Above it the limit follows its latency.
+    ConcurrencyFloor: Proxy "concurrency_floor" = Count 64,
+        then "requests wait for their turn while the application is overloaded",
+        uncounted "the waiting is in the record, and what waits in vain is counted";
+    /// Time that a request waits for its turn while the application is overloaded.
+    ConcurrencyQueue: Proxy "concurrency_queue_ms" = Milliseconds 100,
+        then "answered with 503 (gRPC: UNAVAILABLE), cause load_shed",
+        fix "run more instances, or find out why the application became slow",
+        setting "listener.adaptive_limit";
     /// Silence of a client whose protocol is not declared, before the server may speak first.
     DetectTime: Proxy "detect_ms" = Milliseconds 1_000,
         then "the endpoint is dialed, and whoever speaks first decides",

@@ -109,6 +109,9 @@ pub struct Listener {
     pub forward_protocol: ForwardProtocol,
     /// The identity that the endpoint at a fixed address must prove, over mesh TLS.
     pub server_identity: Option<String>,
+    /// Whether requests wait, and are refused, when the application becomes slow by their
+    /// number; inbound listeners only.
+    pub adaptive_limit: bool,
     /// What holds for which requests; the first rule that matches counts.
     pub routes: Vec<RouteRule>,
     /// Who may ask for what; inbound listeners only.

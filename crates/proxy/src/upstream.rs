@@ -12,6 +12,7 @@ mod health;
 mod http1;
 mod http2;
 mod latency;
+mod limiter;
 
 pub(crate) use balance::{
     Balancer, Known, Nowhere, destination_labels, plain_labels, target_labels,
@@ -22,6 +23,7 @@ pub(crate) use error::{Failed, h2_cause, io_cause};
 pub(crate) use exchange::Exchange;
 pub(crate) use greeting::Greeting;
 pub(crate) use http1::SentHead;
+pub(crate) use limiter::{Limiter, TooMany, Turn};
 
 use std::rc::Rc;
 

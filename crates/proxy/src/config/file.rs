@@ -69,6 +69,7 @@ struct ListenerTable {
     namespace: Option<Spanned<String>>,
     policy: Option<Spanned<String>>,
     server_identity: Option<Spanned<String>>,
+    adaptive_limit: Option<Spanned<bool>>,
     #[serde(default)]
     route: Vec<Spanned<RouteTable>>,
 }
@@ -385,6 +386,7 @@ fn listeners(
             name,
             forward_protocol,
             server_identity,
+            adaptive_limit: adaptive_limit(source, table, direction)?,
             routes,
             policy: Policy::plain(PolicyMode::Allow),
             listen,
@@ -451,6 +453,22 @@ fn forward_protocol(
         _ => return Ok(protocol),
     };
     Err(source.at(value, what))
+}
+
+/// Says whether an inbound listener limits what its application has to do at once.
+fn adaptive_limit(
+    source: &Source<'_>,
+    table: &ListenerTable,
+    direction: Side,
+) -> Result<bool, ConfigError> {
+    match &table.adaptive_limit {
+        Some(limit) if direction == Side::Outbound => {
+            let what = "`adaptive_limit` belongs to an inbound listener: remove it here";
+            Err(source.at(limit, what.to_owned()))
+        }
+        Some(limit) => Ok(*limit.get_ref()),
+        None => Ok(direction == Side::Inbound),
+    }
 }
 
 /// Reads whom an outbound listener expects at its fixed address.

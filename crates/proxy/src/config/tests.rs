@@ -138,6 +138,11 @@ fn mistakes_are_named_with_file_line_key_and_fix() {
          discovery knows the identities of services",
     );
     check(
+        "service = \"voting\"",
+        "service = \"voting\"\nadaptive_limit = true",
+        "proxy.toml:23: `adaptive_limit` belongs to an inbound listener: remove it here",
+    );
+    check(
         "mode = \"send\"\nserver = \"127.0.0.1:7071\"",
         "mode = \"send\"",
         "proxy.toml:27: `record.mode` is `send` but there is no `record.server`: add its address, \

@@ -24,7 +24,9 @@ use super::{head, interim};
 use crate::call::{Call, Fault};
 use crate::config::ForwardProtocol;
 use crate::limits::{self, Limit};
-use crate::upstream::{Balancer, Endpoint, InFlight, Lease, Nowhere, SentHead, Version, Wish};
+use crate::upstream::{
+    Balancer, Endpoint, InFlight, Lease, Nowhere, SentHead, TooMany, Turn, Version, Wish,
+};
 use crate::worker::{Inlet, Route};
 
 /// Most endpoints that are tried for one connection.
@@ -123,8 +125,21 @@ pub(crate) async fn forward(
     };
     let late = |cause| forwarding.refusal(cause, None);
     patience.bound(balancer.wait()).await.map_err(late)?;
+    let turn = match &inlet.limiter {
+        None => None,
+        Some(limiter) => Some(match limiter.turn() {
+            Some(turn) => turn,
+            None => match patience.bound(limiter.wait()).await.map_err(late)? {
+                Ok(turn) => turn,
+                Err(TooMany) => {
+                    let text = "the application has more requests than it can answer in time";
+                    return Err(forwarding.refusal_with(Cause::LoadShed, text.to_owned(), false));
+                }
+            },
+        }),
+    };
     forwarding
-        .run(call, Request::from_parts(parts, body), patience)
+        .run(call, Request::from_parts(parts, body), patience, turn)
         .await
 }
 
@@ -150,6 +165,7 @@ impl Forwarding<'_> {
         call: &mut Call,
         mut request: Request<RequestBody>,
         mut patience: Patience,
+        mut turn: Option<Turn>,
     ) -> Result<Answered, Refusal> {
         let rules = &self.route.rule.retries;
         let budget = self.balancer.budget();
@@ -189,7 +205,10 @@ impl Forwarding<'_> {
                                 break 'sent (fault.cause, next);
                             }
                         }
-                        in_flight.answered();
+                        let (latency, now) = in_flight.answered();
+                        if let Some(turn) = turn.take() {
+                            turn.answered(latency, now);
+                        }
                         let peeked = self.judge(call, response, &mut patience).await;
                         match peeked {
                             Judged::Fine(response, first) => {

@@ -290,12 +290,14 @@ impl InFlight {
         self.told.set(true);
     }
 
-    /// Notes the head of a response; whether it is a good one, its end tells.
-    pub(crate) fn answered(&self) {
+    /// Notes the head of a response; whether it is a good one, its end tells. Returns how long
+    /// it took, and when it was.
+    pub(crate) fn answered(&self) -> (Duration, Instant) {
         let now = Instant::now();
         let sent = self.sent.get();
         let latency = now.saturating_duration_since(sent);
         self.endpoint.latency.observe(latency, now);
+        (latency, now)
     }
 
     /// Notes that the endpoint answered well.

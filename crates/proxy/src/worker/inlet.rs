@@ -25,7 +25,7 @@ use crate::metrics::{Labels, Scope, ScopeKey, Transport};
 use crate::policy::Guard;
 use crate::tls::{self, Security};
 use crate::upstream::{
-    Balancer, Connector, Endpoint, Mesh, destination_labels, plain_labels, target_labels,
+    Balancer, Connector, Endpoint, Limiter, Mesh, destination_labels, plain_labels, target_labels,
 };
 
 /// Most identities of clients with series of their own per listener; the rest shares one.
@@ -43,6 +43,8 @@ pub(crate) struct Inlet {
     pub(crate) service: Arc<str>,
     /// Where requests go.
     pub(crate) balancer: Balancer,
+    /// Keeps the application from more than it can do.
+    pub(crate) limiter: Option<Rc<Limiter>>,
     /// What holds for which requests.
     routes: RefCell<Routes>,
     /// Where they come from.
@@ -129,6 +131,7 @@ impl Inlet {
                 listener: listener.clone(),
                 service,
                 balancer,
+                limiter: listener.adaptive_limit.then(Rc::default),
                 routes: RefCell::new(routes),
                 routing: RefCell::new(routing),
                 seed: start.seed,

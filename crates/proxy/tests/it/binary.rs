@@ -189,6 +189,7 @@ const KEYS: &[&str] = &[
     "rule.namespaces",
     "rule.networks",
     "listener.server_identity",
+    "listener.adaptive_limit",
     "identity",
     "identity.trust_anchors",
     "identity.certificate",

@@ -24,6 +24,7 @@ mod junk;
 mod limits;
 mod opaque;
 mod operation;
+mod overload;
 mod policy;
 mod records;
 mod retries;
