@@ -217,6 +217,9 @@ async fn measure(wanted: &Wanted, field: &mut Field) -> Result<bool> {
         &took,
         !silences.is_empty() && slowest < IDLE * factor,
     );
+    let fastest = silences.iter().min().copied().unwrap_or_default();
+    let took = format!("{:.1}", fastest.as_secs_f64() * 1e3);
+    report.line("  fastest of them, ms", &took, true);
     let took = reconnected.map_or("never".to_owned(), ms);
     report.line(
         "all records delivered after the return, ms",

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use whodunit_api::check::{Category, Check, CheckItem, Proxy};
 use whodunit_model::Limit;
-use whodunit_model::time::SECOND_US;
+use whodunit_model::time::{SECOND_US, format_utc};
 use whodunit_store::StoreStats;
 
 use super::Queries;
@@ -276,11 +276,7 @@ fn proxy_category(boots: &[(ProxyBoot, Known, State)]) -> Category {
         item(
             "discovery of every proxy is fresh",
             problem(
-                named(&|known, state| {
-                    let age_ms = known.report.discovery_age_ms;
-                    let old = age_ms.is_some_and(|age_ms| age_ms > DISCOVERY_OLD_MS);
-                    state.is_alive() && old && !known.report.discovery_connected
-                }),
+                boots.iter().filter_map(stale).collect(),
                 "discovery is not connected and older than 30 s",
                 "they go on with what they know; look at their connection to the server",
             ),
@@ -452,6 +448,27 @@ fn count(counter: &AtomicU64) -> u64 {
 }
 
 /// Returns some names, and how many more there are.
+/// Says how old the discovery of a proxy is, if it is old and the proxy alive.
+fn stale((boot, known, state): &(ProxyBoot, Known, State)) -> Option<String> {
+    let report = &known.report;
+    let age_ms = report.discovery_age_ms?;
+    if !state.is_alive() || report.discovery_connected || age_ms <= DISCOVERY_OLD_MS {
+        return None;
+    }
+    let age = match age_ms / 1_000 {
+        age_s @ ..120 => format!("{age_s} s"),
+        age_s @ ..7_200 => format!("{} min", age_s / 60),
+        age_s => format!("{} h", age_s / 3_600),
+    };
+    let age_us = i64::try_from(age_ms.saturating_mul(1_000)).unwrap_or(i64::MAX);
+    let since = known.reported_us.map(|at_us| {
+        let since = format_utc(at_us.saturating_sub(age_us));
+        format!(", server unreachable since {since}")
+    });
+    let since = since.unwrap_or_default();
+    Some(format!("{} ({age} old{since})", boot.instance))
+}
+
 fn listed(names: &[String]) -> String {
     const SHOWN: usize = 8;
     let mut text = names[..names.len().min(SHOWN)].join(", ");

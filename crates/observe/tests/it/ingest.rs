@@ -134,6 +134,32 @@ async fn a_batch_that_is_too_large_ends_the_stream_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_proxy_that_serves_what_it_kept_says_how_old_that_is() {
+    let server = TestServer::start().await;
+    let mut client = RecorderClient::connect(format!("http://{}", server.running().grpc()))
+        .await
+        .unwrap();
+    let _web = server.connect("web-0", 7).await;
+    let report = v1::ReportRequest {
+        from: Some(hello("web-0", 7)),
+        discovery_age_ms: Some(12 * 60_000 + 5_000),
+        discovery_connected: false,
+        ..v1::ReportRequest::default()
+    };
+    client.report(report).await.unwrap();
+    let check: Check = server.ask("/api/whodunit/v1/check").await;
+    let all = check
+        .categories
+        .iter()
+        .flat_map(|category| &category.checks);
+    let mut said = all.filter(|item| item.description == "discovery of every proxy is fresh");
+    let said = said.next().unwrap();
+    let expected = "web-0 (12 min old, server unreachable since 20";
+    assert!(said.error.contains(expected), "{}", said.error);
+    assert_eq!(said.result, "warning");
+}
+
+#[tokio::test]
 async fn reports_tell_how_each_proxy_is() {
     let server = TestServer::start().await;
     let mut client = RecorderClient::connect(format!("http://{}", server.running().grpc()))

@@ -521,6 +521,10 @@ async fn rotating_leaf_issuer_and_anchor_under_load_fails_nothing() {
     }
     let text = metrics(&pair.caller).await;
     assert_eq!(value(&text, &["whodunit_tls_failed_total"]), 0.0);
+    // Connections go on with the certificate they began with: one per load, and at most one
+    // more per rotation.
+    let connected = value(&text, &["whodunit_tls_connected_total"]);
+    assert!(connected <= 4.0 + renewals, "{connected} connections");
     pair.end().await;
 }
 
