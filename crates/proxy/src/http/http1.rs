@@ -343,13 +343,33 @@ pub(crate) async fn serve_http1(connection: Rc<Connection>, io: Io, phase: watch
         HEAD_TIME
     };
     let wire = Wire::new(io);
+    // Both last as long as the connection: beginning to wait costs more than going on.
+    let mut closed = pin!(connection.close.notified());
+    let mut drains = pin!(drained(phase.clone()));
+    let mut draining = false;
     loop {
-        let head = tokio::select! {
-            biased;
-            head = wire.next_head(head_time) => head,
-            () = connection.close.notified() => return,
-            () = drained(phase.clone()) => {
-                let next = wire.next_head(head_time);
+        let waited = {
+            let mut next = pin!(wire.next_head(head_time));
+            poll_fn(|cx| {
+                if draining {
+                    return Poll::Ready(Err(Stop::Draining));
+                }
+                if let Poll::Ready(head) = next.as_mut().poll(cx) {
+                    return Poll::Ready(Ok(head));
+                }
+                if closed.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Err(Stop::Closed));
+                }
+                drains.as_mut().poll(cx).map(|()| Err(Stop::Draining))
+            })
+            .await
+        };
+        let head = match waited {
+            Ok(head) => head,
+            Err(Stop::Closed) => return,
+            Err(Stop::Draining) => {
+                draining = true;
+                let next = Box::pin(wire.next_head(head_time));
                 match tokio::time::timeout(LAST_REQUEST, next).await {
                     Ok(head) => head,
                     Err(_) => return,
@@ -363,16 +383,25 @@ pub(crate) async fn serve_http1(connection: Rc<Connection>, io: Io, phase: watch
             // Boxed, so that idle connections are small.
             Some(Ok(head)) => Box::pin(exchange(&connection, &wire, head, &phase)).await,
             Some(Err(why)) => {
-                refuse(&connection, &wire, why, started).await;
+                Box::pin(refuse(&connection, &wire, why, started)).await;
                 Next::End
             }
         };
         match next {
             Next::Request => {}
-            Next::End => return wire.linger().await,
+            Next::End => return Box::pin(wire.linger()).await,
             Next::Nothing => return,
         }
     }
+}
+
+/// Why a request is not waited for any longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// Somebody wants the connection to end.
+    Closed,
+    /// The process is about to end.
+    Draining,
 }
 
 async fn drained(mut phase: watch::Receiver<Phase>) {

@@ -109,8 +109,8 @@ impl Tries {
     /// the connection will not give it back.
     pub(super) fn keep_head(&mut self, parts: &Parts, rules: &Retries, version: Version) {
         let by_rule = rules.attempts_max > 1 && (self.idempotent || rules.non_idempotent);
-        let asks_more = *rules != Retries::default();
-        let needed = version == Version::Http2 || (by_rule && asks_more);
+        let asks_more = || *rules != Retries::default();
+        let needed = version == Version::Http2 || (by_rule && asks_more());
         if needed && !matches!(self.body, Body::Stream) {
             self.head = Some(Box::new(parts.clone()));
         }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
 use tokio::time::{Instant as Deadline, timeout_at};
@@ -147,10 +147,16 @@ async fn handle(
         return;
     };
     let mut first = BytesMut::new();
-    let greeted = tokio::select! {
-        greeted = greet(&inlet, io, &mut first, peer, accepted) => greeted,
-        () = arrival.close.notified() => return,
-        () = drained_for_a_while(phase.clone()) => return,
+    // Boxed, as is all that is served: most of it is over when a connection waits.
+    let greeted = Box::pin(async {
+        tokio::select! {
+            greeted = greet(&inlet, io, &mut first, peer, accepted) => Some(greeted),
+            () = arrival.close.notified() => None,
+            () = drained_for_a_while(phase.clone()) => None,
+        }
+    });
+    let Some(greeted) = greeted.await else {
+        return;
     };
     drop(registered);
     let Greeted {
@@ -167,9 +173,16 @@ async fn handle(
             return;
         }
     };
+    drop(arrival);
     let first = first.freeze();
     let own_tls = is_tls(&first);
     io.put_back(first.clone());
+    // What is served has its first bytes with it.
+    let first = if matches!(spoken, Spoken::Refused(_)) {
+        first
+    } else {
+        Bytes::new()
+    };
     let sequential = matches!(spoken, Spoken::Http1);
     let connection = Rc::new(Connection::new(
         &inlet,
@@ -183,9 +196,11 @@ async fn handle(
         return;
     };
     match spoken {
-        Spoken::Http1 => serve_http1(connection, io, phase).await,
-        Spoken::Http2 => serve_http2(connection, io, phase).await,
-        Spoken::Opaque(dialed) => dialed.relay(&connection, &mut io, own_tls).await,
+        Spoken::Http1 => Box::pin(serve_http1(connection, io, phase)).await,
+        Spoken::Http2 => Box::pin(serve_http2(connection, io, phase)).await,
+        Spoken::Opaque(dialed) => {
+            Box::pin(dialed.relay(&connection, &mut io, own_tls)).await;
+        }
         Spoken::Denied(rule) => {
             tracing::debug!(listener = inlet.name(), %peer, %rule, "denied a connection");
             record_denied(&connection, accepted, rule);
