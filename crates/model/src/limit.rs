@@ -163,8 +163,12 @@ limits! {
     Http2FieldBytes: Proxy "http2_field_bytes" = Bytes 32 << 10,
         then "a request is answered with 431, a response becomes 502; far more ends the connection",
         fix "send fewer or smaller header fields";
-    /// Streams that a client may have open on one HTTP/2 connection.
+    /// Streams that an application may have open on one HTTP/2 connection.
     Http2Streams: Proxy "http2_streams" = Count 200,
+        then "the stream is refused with REFUSED_STREAM and recorded, cause load_shed",
+        ordinary "clients may open streams before they have heard of the number";
+    /// Streams that a proxy with an identity may have open on one HTTP/2 connection.
+    Http2PeerStreams: Proxy "http2_peer_streams" = Count 1_000,
         then "the stream is refused with REFUSED_STREAM and recorded, cause load_shed",
         ordinary "clients may open streams before they have heard of the number";
     /// Streams that an HTTP/2 client resets before they are served.

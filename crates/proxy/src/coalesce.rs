@@ -241,6 +241,7 @@ impl AsyncWrite for Coalesced {
         }
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
         let mut written = total;
+        let mut begin = None;
         if state.output.len() + total > OUTPUT_BYTES_MAX || total >= LARGE_BYTES {
             ready!(state.poll_drain(cx))?;
         }
@@ -250,6 +251,7 @@ impl AsyncWrite for Coalesced {
             written = ready!(result)?;
         } else {
             buffers::provide(&mut state.output);
+            begin = Some(state.output.len());
             for slice in slices {
                 state.output.extend_from_slice(slice);
             }
@@ -258,7 +260,13 @@ impl AsyncWrite for Coalesced {
             let mut left = written;
             for slice in slices {
                 let count = left.min(slice.len());
-                watch.wrote(&slice[..count]);
+                let replace = watch.wrote(&slice[..count]);
+                if let (Some((at, code)), Some(begin)) = (replace, begin) {
+                    let at = begin + (written - left) + at;
+                    if let Some(place) = state.output.get_mut(at..at + code.len()) {
+                        place.copy_from_slice(&code);
+                    }
+                }
                 left -= count;
             }
         }

@@ -31,9 +31,24 @@ const WAITING_MAX: usize = 2_048;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const PRIORITY_FRAME: u8 = 2;
 const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
+const PROTOCOL_ERROR: u32 = 1;
+const FLOW_CONTROL_ERROR: u32 = 3;
+const STREAM_CLOSED: u32 = 5;
+const FRAME_SIZE_ERROR: u32 = 6;
+
+/// The setting of the window of streams, and the largest value of it.
+const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
+const WINDOW_MAX: u32 = 0x7fff_ffff;
+
+const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
@@ -151,6 +166,12 @@ pub(crate) struct Watch {
     prefix: u32,
     is_padded: bool,
     block: u32,
+    /// The first settings have come.
+    settled: bool,
+    /// Streams whose client has not ended its side; in rising order.
+    uploading: Vec<u32>,
+    /// The rule that was broken first, as far as frames tell.
+    broken: Option<u32>,
 }
 
 impl Default for Watch {
@@ -172,6 +193,9 @@ impl Default for Watch {
             prefix: 0,
             is_padded: false,
             block: 0,
+            settled: false,
+            uploading: Vec::new(),
+            broken: None,
         }
     }
 }
@@ -192,6 +216,7 @@ impl Watch {
                 return;
             };
             let ends = frame.flags & END_HEADERS != 0;
+            self.check(frame, &bytes[at..]);
             match frame.kind {
                 HEADERS => {
                     self.open_head = !ends;
@@ -199,9 +224,14 @@ impl Watch {
                         self.highest = frame.stream;
                         self.target.begin();
                         self.expect_block(frame);
+                        if frame.flags & END_STREAM == 0 {
+                            self.upload(frame.stream);
+                        }
                         if self.waiting.len() < WAITING_MAX {
                             self.waiting.push(frame.stream);
                         }
+                    } else if self.is_ended(frame) {
+                        self.broken.get_or_insert(STREAM_CLOSED);
                     } else if begins_with_pseudo(frame.flags, &bytes[at..]) {
                         match at.checked_sub(HEADER_BYTES) {
                             Some(start) => bytes[start + 4] &= !END_STREAM,
@@ -227,6 +257,76 @@ impl Watch {
         }
     }
 
+    /// Notes the stream of a client that has not ended its side.
+    fn upload(&mut self, stream: u32) {
+        if self.uploading.len() == WAITING_MAX {
+            self.uploading.remove(0);
+        }
+        self.uploading.push(stream);
+    }
+
+    /// Says whether the client had ended its side of a stream, or given it up, before this
+    /// frame; notes it if it does so now.
+    fn is_ended(&mut self, frame: Frame) -> bool {
+        if frame.stream > self.highest || frame.stream.is_multiple_of(2) {
+            return false;
+        }
+        let Ok(index) = self.uploading.binary_search(&frame.stream) else {
+            return true;
+        };
+        if frame.kind == RST_STREAM || frame.flags & END_STREAM != 0 {
+            self.uploading.remove(index);
+        }
+        false
+    }
+
+    /// Checks what a frame says of itself, and remembers which rule it breaks: h2 ends such a
+    /// connection, but says less precisely why.
+    fn check(&mut self, frame: Frame, payload: &[u8]) {
+        if self.open_head && frame.kind != CONTINUATION {
+            self.broken.get_or_insert(PROTOCOL_ERROR);
+        }
+        let is_ack = frame.flags & ACK != 0;
+        if !std::mem::replace(&mut self.settled, true) && (frame.kind != SETTINGS || is_ack) {
+            // h2 takes anything as the first frame.
+            self.is_violation = true;
+        }
+        let length = frame.length;
+        let fits = match frame.kind {
+            DATA => {
+                if self.is_ended(frame) {
+                    self.broken.get_or_insert(STREAM_CLOSED);
+                }
+                return;
+            }
+            HEADERS | CONTINUATION => return,
+            PRIORITY_FRAME => length == 5,
+            RST_STREAM => {
+                self.is_ended(frame);
+                length == 4
+            }
+            SETTINGS if is_ack => length == 0,
+            SETTINGS => {
+                let count = payload.len().min(length as usize);
+                let too_wide = payload[..count].chunks_exact(6).any(|setting| {
+                    let value = [setting[2], setting[3], setting[4], setting[5]];
+                    setting[..2] == INITIAL_WINDOW_SIZE && u32::from_be_bytes(value) > WINDOW_MAX
+                });
+                if too_wide {
+                    self.broken.get_or_insert(FLOW_CONTROL_ERROR);
+                }
+                length.is_multiple_of(6)
+            }
+            PING => length == 8,
+            GOAWAY => length >= 8,
+            WINDOW_UPDATE => length == 4,
+            _ => true,
+        };
+        if !fits {
+            self.broken.get_or_insert(FRAME_SIZE_ERROR);
+        }
+    }
+
     /// Notes where in a frame its part of a block of fields is.
     fn expect_block(&mut self, frame: Frame) {
         let opens = frame.kind == HEADERS;
@@ -240,6 +340,9 @@ impl Watch {
     fn look_for_target(&mut self, payload: &mut [u8]) {
         if let Some(padding) = payload.first().filter(|_| self.is_padded) {
             self.is_padded = false;
+            if u32::from(*padding) > self.block {
+                self.broken.get_or_insert(PROTOCOL_ERROR);
+            }
             self.block = self.block.saturating_sub((*padding).into());
         }
         let skipped = payload.len().min(self.prefix as usize);
@@ -273,8 +376,10 @@ impl Watch {
         }
     }
 
-    /// Takes what is sent to the client.
-    pub(crate) fn wrote(&mut self, bytes: &[u8]) {
+    /// Takes what is sent to the client. Returns where in it the code of a `GOAWAY` has to be
+    /// replaced, and by which.
+    pub(crate) fn wrote(&mut self, bytes: &[u8]) -> Option<(usize, [u8; 4])> {
+        let mut replace = None;
         let mut at = 0;
         while let Some(frame) = self.output.next(bytes, &mut at) {
             let ends = frame.flags & END_STREAM != 0;
@@ -297,9 +402,16 @@ impl Watch {
                     status: 0,
                     code: frame.code,
                 }),
+                GOAWAY => {
+                    let is_general =
+                        bytes.get(at + 4..at + 8) == Some(&PROTOCOL_ERROR.to_be_bytes());
+                    let code = self.broken.filter(|_| is_general);
+                    replace = code.map(|code| (at + 4, code.to_be_bytes())).or(replace);
+                }
                 _ => {}
             }
         }
+        replace
     }
 
     /// Notes that a stream is served, even if it was reset before that.
@@ -426,7 +538,8 @@ mod tests {
         let all = END_STREAM | END_HEADERS;
         let check = |flags: u8, payload: &[u8], refused: bool| {
             let mut watch = Watch::default();
-            watch.read(&mut opened(&[1]));
+            let body = frame(HEADERS, END_HEADERS, 1, b"head");
+            watch.read(&mut [opened(&[]), body].concat());
             let mut trailers = frame(HEADERS, flags, 1, payload);
             watch.read(&mut trailers);
             assert_eq!(trailers[4] & END_STREAM == 0, refused, "{payload:?}");

@@ -39,7 +39,7 @@ pub(crate) async fn serve_http2(connection: Rc<Connection>, io: Io, phase: watch
     let (io, watched) = Coalesced::watched(io, Watch::default());
     let mut builder = Builder::new();
     builder
-        .max_concurrent_streams(Limit::Http2Streams.count_u32())
+        .max_concurrent_streams(streams_of(&connection).count_u32())
         .initial_window_size(Limit::Http2StreamWindow.count_u32())
         .initial_connection_window_size(Limit::Http2ConnectionWindow.count_u32())
         .max_header_list_size(super::HEADER_LIST_BYTES_MAX)
@@ -158,6 +158,11 @@ fn poll_accept(
     while let Some(accepted) = ready!(http.poll_accept(cx)) {
         let (request, respond) = accepted?;
         let stream = respond.stream_id().as_u32();
+        if watched.ask(|watch| watch.is_violation()) {
+            // The connection is about to end for it.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         watched.ask(|watch| watch.serve(stream));
         // Tasks are moved while they are made and when they end, so what is large has a place
         // of its own.
@@ -181,17 +186,26 @@ fn record_refused(connection: &Rc<Connection>, watched: &Watched) {
         } else {
             Cause::BadRequestHead
         };
-        limits_of(refused);
+        limits_of(connection, refused);
         tracing::debug!(peer = %connection.peer, ?refused, %cause, "a stream was refused");
         record_unserved(connection, cause, refused.status);
     }
 }
 
-fn limits_of(refused: Refused) {
+/// Returns the limit of the streams that a client may have open.
+const fn streams_of(connection: &Connection) -> Limit {
+    if connection.identity.is_some() {
+        Limit::Http2PeerStreams
+    } else {
+        Limit::Http2Streams
+    }
+}
+
+fn limits_of(connection: &Connection, refused: Refused) {
     if refused.status > 0 {
         limits::hit(Limit::Http2FieldBytes);
     } else if refused.code == u32::from(Reason::REFUSED_STREAM) {
-        limits::hit(Limit::Http2Streams);
+        limits::hit(streams_of(connection));
     }
 }
 

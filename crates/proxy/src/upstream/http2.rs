@@ -28,6 +28,9 @@ use crate::limits::{self, Limit};
 /// Streams per connection before another one is opened: what common servers allow.
 const STREAMS_MAX: usize = 100;
 
+/// The same towards a proxy that proves who it is: what it allows.
+const PEER_STREAMS_MAX: usize = Limit::Http2PeerStreams.count();
+
 /// Streams that are sent before the endpoint has said how many it takes. One that ends while
 /// a connection to it is made may close it without a word: what was not sent then goes to
 /// another endpoint, whatever it is.
@@ -74,6 +77,7 @@ struct Connection {
     /// Completes once; whoever needs the connection first drives it.
     connecting: Shared<LocalBoxFuture<'static, Result<Sender, Cause>>>,
     greeting: Rc<Greeting>,
+    streams_max: usize,
     /// Requests that have a lease, which the task of the connection watches.
     streams: Rc<Cell<usize>>,
 }
@@ -101,7 +105,7 @@ impl Connection {
             Some(Ok(sender)) if has_spoken(sender) => sender.current_max_send_streams(),
             _ => STREAMS_MAX,
         };
-        self.streams.get() < allowed.min(STREAMS_MAX)
+        self.streams.get() < allowed.min(self.streams_max)
     }
 }
 
@@ -141,6 +145,11 @@ impl Pool {
                 let connection = Rc::new(Connection {
                     connecting: connecting.boxed_local().shared(),
                     greeting,
+                    streams_max: if endpoint.connector.peer().is_some() {
+                        PEER_STREAMS_MAX
+                    } else {
+                        STREAMS_MAX
+                    },
                     streams,
                 });
                 connections.push(connection.clone());
@@ -390,6 +399,7 @@ mod tests {
         let connection = Rc::new(Connection {
             connecting: std::future::pending().boxed_local().shared(),
             greeting: Rc::default(),
+            streams_max: STREAMS_MAX,
             streams: Rc::default(),
         });
         let waiting = connection.clone();

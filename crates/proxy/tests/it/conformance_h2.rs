@@ -4,3 +4,4 @@
 //! reaches an HTTP/1 origin is kept byte by byte and has to mean the same to every parser.
 
 mod downgrade;
+mod frames;
