@@ -282,6 +282,10 @@ impl Forwarding<'_> {
             match next {
                 Next::Unsent(again) => {
                     counted = true;
+                    if speaks == Version::Http2 {
+                        // It ends its connections, so it is about to end itself.
+                        tries.tried.push(endpoint.address);
+                    }
                     request = *again;
                 }
                 Next::Again(again) => {

@@ -314,9 +314,9 @@ impl Lease {
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, Failed> {
         if let Err(error) = poll_fn(|cx| self.sender.poll_ready(cx)).await {
-            let spoke = has_spoken(&self.sender);
-            // An endpoint that never spoke is gone; a connection that ended is only old.
-            let (request, parts) = if spoke {
+            // A connection that was used is only old; an endpoint that ends a new one is going.
+            let old = self.reused && has_spoken(&self.sender);
+            let (request, parts) = if old {
                 (Some(Box::new(request)), None)
             } else {
                 (None, Some(Box::new(request.into_parts().0)))
