@@ -308,8 +308,15 @@ fn reset_cause(reset: Result<Reason, h2::Error>) -> Cause {
 
 /// Sends the body of a request to an endpoint, as fast as it takes it.
 pub(crate) async fn send_body(body: RequestBody, stream: SendStream<Bytes>) {
-    let body = pin!(body);
-    send(body, stream).await;
+    let mut body = pin!(body);
+    let mut sending = Sending {
+        stream,
+        waiting: None,
+        // Nothing is assigned to a stream before its connection opens it. The first piece may
+        // as well wait there, and a short request is done with.
+        eager: true,
+    };
+    poll_fn(|cx| sending.poll(cx, body.as_mut())).await;
 }
 
 /// Sends a body; returns why it was given up if the other side did not want it.
@@ -320,6 +327,7 @@ where
     let mut sending = Sending {
         stream,
         waiting: None,
+        eager: false,
     };
     poll_fn(|cx| sending.poll(cx, body.as_mut())).await
 }
@@ -328,6 +336,8 @@ struct Sending {
     stream: SendStream<Bytes>,
     /// Waits for the other side to take more, and whether nothing follows it.
     waiting: Option<(Bytes, bool)>,
+    /// The next piece is handed over even if the other side takes none yet.
+    eager: bool,
 }
 
 impl Sending {
@@ -340,7 +350,7 @@ impl Sending {
                 return Poll::Ready(Some(reset_cause(reset)));
             }
             if let Some((data, last)) = self.waiting.take() {
-                while self.stream.capacity() == 0 {
+                while self.stream.capacity() == 0 && !self.eager {
                     match self.stream.poll_capacity(cx) {
                         Poll::Ready(Some(Ok(_))) => {}
                         Poll::Ready(_) => return Poll::Ready(None),
@@ -350,6 +360,7 @@ impl Sending {
                         }
                     }
                 }
+                self.eager = false;
                 if self.stream.send_data(data, last).is_err() || last {
                     return Poll::Ready(None);
                 }
