@@ -10,6 +10,7 @@ mod server;
 mod admin;
 mod balancing;
 mod binary;
+mod cardinality;
 mod conformance_h1;
 mod conformance_h2;
 mod convert;
