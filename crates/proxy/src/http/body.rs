@@ -25,7 +25,8 @@ use crate::upstream::{InFlight, Lease};
 
 /// Where the body of a request comes from.
 enum Inner {
-    Nothing,
+    /// None; the client's connection, if it has fields that were not looked at.
+    Nothing(Option<Rc<Wire>>),
     Stream(Incoming),
     /// Kept, so that it can be sent again.
     Kept(Replayed),
@@ -51,7 +52,7 @@ impl RequestBody {
     /// Returns the connection of the HTTP/1 client this comes from.
     pub(crate) fn client(&self) -> Option<Rc<Wire>> {
         match &self.inner {
-            Inner::Nothing => None,
+            Inner::Nothing(client) => client.clone(),
             Inner::Stream(stream) => stream.client().cloned(),
             Inner::Kept(kept) => kept.source(|stream| stream.client().cloned()),
         }
@@ -59,7 +60,7 @@ impl RequestBody {
 
     /// Keeps up to `bytes_max` of a body that has not been read, so that it can be sent again.
     pub(super) fn keep(&mut self, bytes_max: usize) -> Option<Rc<Replay>> {
-        match std::mem::replace(&mut self.inner, Inner::Nothing) {
+        match std::mem::replace(&mut self.inner, Inner::Nothing(None)) {
             Inner::Stream(stream) => {
                 let replay = Replay::new(stream, bytes_max);
                 self.inner = Inner::Kept(replay.begin());
@@ -81,10 +82,10 @@ impl RequestBody {
         }
     }
 
-    /// Returns an empty body.
-    pub(crate) fn empty(state: Rc<CallState>) -> Self {
+    /// Returns the empty body of a request that came from an HTTP/1 client, if it did.
+    pub(crate) fn empty(state: Rc<CallState>, client: Option<Rc<Wire>>) -> Self {
         Self {
-            inner: Inner::Nothing,
+            inner: Inner::Nothing(client),
             state,
             messages: Messages::default(),
         }
@@ -101,7 +102,7 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
         let this = &mut *self;
         let (is_new, mut frame) = match &mut this.inner {
-            Inner::Nothing => return Poll::Ready(None),
+            Inner::Nothing(_) => return Poll::Ready(None),
             Inner::Stream(stream) => (true, ready!(Pin::new(stream).poll_frame(cx))),
             Inner::Kept(kept) => match ready!(kept.poll_frame(cx)) {
                 Some((is_new, frame)) => (is_new, Some(frame)),
@@ -127,7 +128,7 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.inner {
-            Inner::Nothing => true,
+            Inner::Nothing(_) => true,
             Inner::Stream(stream) => stream.is_end_stream(),
             Inner::Kept(kept) => kept.is_end_stream(),
         }
@@ -135,7 +136,7 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.inner {
-            Inner::Nothing => SizeHint::with_exact(0),
+            Inner::Nothing(_) => SizeHint::with_exact(0),
             Inner::Stream(stream) => stream.size_hint(),
             Inner::Kept(kept) => kept.size_hint(),
         }

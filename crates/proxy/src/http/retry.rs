@@ -13,6 +13,7 @@ use whodunit_model::record::Protocol;
 use whodunit_model::route_rule::{RETRY_BODY_BYTES_MAX, Retries};
 
 use super::body::RequestBody;
+use super::http1::Wire;
 use super::replay::Replay;
 use crate::call::Call;
 use crate::clock::Instant;
@@ -53,7 +54,8 @@ pub(super) struct Tries {
 }
 
 enum Body {
-    Empty,
+    /// There is none; the connection of an HTTP/1 client still has the fields.
+    Empty(Option<Rc<Wire>>),
     Kept(Rc<Replay>),
     /// It can be sent once.
     Stream,
@@ -78,7 +80,7 @@ impl Tries {
             );
         let by_rule = rules.attempts_max > 1 && (idempotent || rules.non_idempotent);
         let body = if request.body().is_end_stream() {
-            Body::Empty
+            Body::Empty(request.body().client())
         } else {
             // An endpoint may refuse a request unseen, which is no reason to fail it.
             let most = if by_rule {
@@ -188,7 +190,7 @@ impl Tries {
     fn can_repeat(&self) -> bool {
         self.head.is_some()
             && match &self.body {
-                Body::Empty => true,
+                Body::Empty(_) => true,
                 Body::Kept(replay) => replay.is_whole(),
                 Body::Stream => false,
             }
@@ -204,7 +206,8 @@ impl Tries {
         let grpc = call.note(|record| record.protocol == Protocol::Grpc);
         let body = match &self.body {
             Body::Kept(replay) => RequestBody::again(replay, call.state().clone(), grpc),
-            Body::Empty | Body::Stream => RequestBody::empty(call.state().clone()),
+            Body::Empty(client) => RequestBody::empty(call.state().clone(), client.clone()),
+            Body::Stream => RequestBody::empty(call.state().clone(), None),
         };
         self.failed += 1;
         Next::Again(Box::new(Request::from_parts(*head, body)))

@@ -210,3 +210,54 @@ async fn retries_stop_when_the_budget_is_spent() {
     assert!((55..=70).contains(&tries), "{tries}");
     finish(proxy).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_try_has_all_fields_of_the_request() {
+    let heads = Arc::new(Mutex::new(Vec::<String>::new()));
+    let seen = heads.clone();
+    let app = tcp(move |mut stream| {
+        let seen = seen.clone();
+        async move {
+            let (mut bytes, mut buffer) = (Vec::new(), [0; 4_096]);
+            while !bytes.windows(4).any(|end| end == b"\r\n\r\n") {
+                match stream.read(&mut buffer).await {
+                    Ok(count @ 1..) => bytes.extend_from_slice(&buffer[..count]),
+                    _ => return,
+                }
+            }
+            let tries = {
+                let mut seen = seen.lock().unwrap();
+                seen.push(String::from_utf8_lossy(&bytes).to_lowercase());
+                seen.len()
+            };
+            // The first hangs up, the second is not well, the third answers.
+            let status = match tries {
+                1 => return,
+                2 => "503 Service Unavailable",
+                _ => "200 OK",
+            };
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    })
+    .await;
+    let server = Server::start().await;
+    let route = "[[listener.route]]\npath_prefix = \"/\"\n\
+                 retry = { attempts = 3, on = [\"503\", \"closed_early\", \"reset\"] }\n";
+    let proxy = proxy(&server, app, route).await;
+    let request = Request::get("/fields")
+        .header("host", "callee.test")
+        .header("authorization", "secret")
+        .header("x-unlooked-at", "1")
+        .body(Full::new(Bytes::new()))
+        .unwrap();
+    let answer = whole(http1(at(&proxy, "callee"), request).await).await;
+    assert_eq!(answer.unwrap().status, StatusCode::OK);
+    let heads = heads.lock().unwrap().clone();
+    assert_eq!(heads.len(), 3, "{heads:?}");
+    for head in heads {
+        assert!(head.contains("\r\nauthorization: secret\r\n"), "{head}");
+        assert!(head.contains("\r\nx-unlooked-at: 1\r\n"), "{head}");
+    }
+    finish(proxy).await;
+}
