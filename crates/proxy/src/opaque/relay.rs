@@ -2,7 +2,9 @@
 
 use std::future::poll_fn;
 use std::task::Poll;
+use std::time::Duration;
 
+use tokio::io::AsyncReadExt as _;
 use whodunit_model::Cause;
 use whodunit_model::record::Side;
 
@@ -13,6 +15,9 @@ use crate::call::{CallState, Fault};
 use crate::net::Io;
 use crate::upstream::io_cause;
 
+/// How long a client may take to read the last words of an endpoint that is gone.
+const LINGER: Duration = Duration::from_secs(2);
+
 /// Which side broke a relayed connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Broken {
@@ -20,6 +25,8 @@ pub(crate) enum Broken {
     Client,
     /// The endpoint.
     Upstream(Cause),
+    /// The endpoint took no more, and has said all that it wanted to say.
+    Deaf(Cause),
     /// A proxy of ours at one end says so, or is not understood.
     Peer(Fault),
 }
@@ -42,6 +49,7 @@ impl Broken {
                 client.reset_on_close();
                 Fault::seen_from(side, cause, meshed)
             }
+            Self::Deaf(cause) => Fault::seen_from(side, cause, meshed),
             Self::Peer(fault) => {
                 client.reset_on_close();
                 upstream.inspect(|upstream| upstream.reset_on_close());
@@ -98,7 +106,7 @@ impl Relay {
     ) -> Result<(), Broken> {
         // What the endpoint said before it went is still to be heard.
         let mut deaf = None;
-        poll_fn(|cx| {
+        let ended = poll_fn(|cx| {
             if let Some(opening) = &mut self.opening
                 && let Poll::Ready(opened) = opening.poll(cx, client)
             {
@@ -152,9 +160,22 @@ impl Relay {
             match deaf {
                 _ if !(sent.is_ready() && received.is_ready()) => Poll::Pending,
                 None => Poll::Ready(Ok(())),
-                Some(cause) => Poll::Ready(Err(Broken::Upstream(cause))),
+                Some(cause) => Poll::Ready(Err(Broken::Deaf(cause))),
             }
         })
-        .await
+        .await;
+        if matches!(ended, Err(Broken::Deaf(_))) {
+            hear_out(client).await;
+        }
+        ended
     }
+}
+
+/// Reads what a client still sends to nobody, until it ends: closing before that would take
+/// back what it has not read yet.
+async fn hear_out(client: &mut Io) {
+    let mut buffer = [0; 1_024];
+    let rest = async { while let Ok(1..) = client.read(&mut buffer).await {} };
+    // A client that goes on is left behind.
+    let _ = tokio::time::timeout(LINGER, rest).await;
 }

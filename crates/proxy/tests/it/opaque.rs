@@ -1,6 +1,6 @@
 //! Bytes that are not HTTP.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -8,14 +8,14 @@ use tokio::net::TcpStream;
 use whodunit_model::record::{Detected, Kind, Protocol, Side, TlsState, Twin};
 use whodunit_model::{Cause, Origin, Outcome, RequestRecord};
 
-use crate::app::{self, App, nobody};
+use crate::app::{App, nobody, tcp};
 use crate::client::{fetch, say};
 use crate::mesh::{Pair, Setup, at, end, endpoint, record, record_where, wait_for};
 use crate::server::Server;
 
 /// An application that waits for the end of what it is told before it says it backwards.
 async fn backwards() -> std::net::SocketAddr {
-    app::tcp(|mut stream| async move {
+    tcp(|mut stream| async move {
         let mut told = Vec::new();
         stream.read_to_end(&mut told).await.unwrap();
         told.reverse();
@@ -26,7 +26,7 @@ async fn backwards() -> std::net::SocketAddr {
 
 /// An application that speaks first, and ends after six bytes.
 async fn greeter() -> std::net::SocketAddr {
-    app::tcp(|mut stream| async move {
+    tcp(|mut stream| async move {
         stream.write_all(b"220 ready\r\n").await.unwrap();
         let mut word = [0; 6];
         let _ = stream.read_exact(&mut word).await;
@@ -121,7 +121,7 @@ async fn a_browser_that_connects_ahead_of_time_leaves_no_connection_behind() {
     let pair = Pair::start("detect", app.address).await;
     let mut stream = TcpStream::connect(pair.address()).await.unwrap();
     let mut byte = [0; 1];
-    let silence = std::time::Duration::from_millis(1_300);
+    let silence = Duration::from_millis(1_300);
     let early = tokio::time::timeout(silence, stream.read(&mut byte)).await;
     assert!(early.is_err(), "a silent connection stays open");
     stream
@@ -158,7 +158,7 @@ async fn the_caller_learns_why_there_is_no_connection_to_the_application() {
 #[tokio::test(flavor = "multi_thread")]
 async fn resets_go_through_and_are_recorded_where_they_began() {
     // The application resets.
-    let rude = app::tcp(|stream| async move {
+    let rude = tcp(|stream| async move {
         stream.peek(&mut [0; 1]).await.unwrap();
         stream.set_zero_linger().unwrap();
     })
@@ -180,7 +180,7 @@ async fn resets_go_through_and_are_recorded_where_they_began() {
     pair.end().await;
 
     // The application resets before anyone has said anything.
-    let ruder = app::tcp(|stream| async move { stream.set_zero_linger().unwrap() }).await;
+    let ruder = tcp(|stream| async move { stream.set_zero_linger().unwrap() }).await;
     let pair = Pair::start("opaque", ruder).await;
     let mut stream = TcpStream::connect(pair.address()).await.unwrap();
     stream.read(&mut [0; 1]).await.unwrap_err();
@@ -239,7 +239,7 @@ async fn introductions_of_another_version_are_refused_and_recorded() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bulk_arrives_whole_both_ways_however_slowly_it_is_read() {
     const BYTES: usize = 24 << 20;
-    let echo = app::tcp(|mut stream| async move {
+    let echo = tcp(|mut stream| async move {
         let (mut read, mut write) = stream.split();
         tokio::io::copy(&mut read, &mut write).await.unwrap();
         write.shutdown().await.unwrap();
@@ -266,7 +266,7 @@ async fn bulk_arrives_whole_both_ways_however_slowly_it_is_read() {
         back.extend_from_slice(&part[..length]);
         if back.len() < 1 << 20 {
             // Long enough for everything on the way to fill up.
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
     sender.await.unwrap();
@@ -439,7 +439,7 @@ async fn a_browser_that_connects_ahead_of_time_is_served_as_http() {
         .start();
     let mut stream = TcpStream::connect(at(&proxy, "in")).await.unwrap();
     // Longer than the time after which a silent client might be waiting for the server.
-    let silence = std::time::Duration::from_millis(1_300);
+    let silence = Duration::from_millis(1_300);
     let mut byte = [0; 1];
     let early = tokio::time::timeout(silence, stream.read(&mut byte)).await;
     assert!(early.is_err(), "a silent connection stays open");
@@ -495,5 +495,50 @@ async fn an_open_connection_shows_while_it_lasts() {
     drop(stream);
     let last = record_where(&server, |row| connection(row, Side::Inbound)).await;
     assert_eq!(last.id, open.id);
+    end(proxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_words_of_an_endpoint_that_takes_no_more_arrive_whole() {
+    const WORDS: usize = 256 << 10;
+    // It answers what it has not read to the end, and goes.
+    let app = tcp(|mut stream| async move {
+        let mut first = [0; 16];
+        stream.read_exact(&mut first).await.unwrap();
+        stream.write_all(&vec![b'x'; WORDS]).await.unwrap();
+        stream.shutdown().await.unwrap();
+        // It takes a while, in which its words have been heard by the proxy at least.
+        let mut more = vec![0; 16 << 10];
+        stream.read_exact(&mut more).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    })
+    .await;
+    let server = Server::start().await;
+    let proxy = Setup::new("web", &server).inbound("opaque", app).start();
+    for _ in 0..3 {
+        // Its words do not fit into what the kernel keeps for the client.
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(8 << 10).unwrap();
+        let stream = socket.connect(at(&proxy, "in")).await.unwrap();
+        let (mut reads, mut writes) = stream.into_split();
+        let writing = tokio::spawn(async move {
+            // Some of it finds nobody any more.
+            for _ in 0..100 {
+                if writes.write_all(&[b'y'; 16 << 10]).await.is_err() {
+                    return;
+                }
+            }
+        });
+        // A client that reads late gets all of it too.
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        let mut heard = 0;
+        let mut buffer = vec![0; 16 << 10];
+        while let Ok(count @ 1..) = reads.read(&mut buffer).await {
+            heard += count;
+        }
+        assert_eq!(heard, WORDS);
+        writing.abort();
+    }
+    crate::sending::conserved(&proxy).await;
     end(proxy).await;
 }
