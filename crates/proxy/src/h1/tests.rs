@@ -1,11 +1,12 @@
 //! What is accepted, what is refused, and that both directions keep the boundary.
 
 use bytes::BytesMut;
-use http::{Method, StatusCode};
+use http::header::{HeaderName, HeaderValue};
+use http::{Method, Request, StatusCode};
 use proptest::prelude::*;
 
 use super::{
-    BodyDecoder, Decoded, Framing, HeadError, Limits, is_host, parse_request, parse_response,
+    BodyDecoder, Decoded, Framing, HeadError, Limits, emit, is_host, parse_request, parse_response,
 };
 
 /// Parses a request given with `\n` line ends; the text before the first blank
@@ -197,6 +198,37 @@ fn hop_by_hop_fields_stay_on_their_hop() {
         .unwrap()
         .unwrap();
     assert_eq!(head.upgrade.unwrap(), "websocket");
+}
+
+#[test]
+fn fields_go_on_as_they_came_whether_anybody_looks_at_them_or_not() {
+    let fields =
+        "X-A: 1\r\nhOST: a\r\nx-a:2\r\nUser-Agent: me\r\nX-Empty:\r\nX-Own: 3 \r\nX-A:  4\r\n";
+    let bytes = format!("GET /b?c HTTP/1.1\r\n{fields}\r\n");
+    let head = parse_request(bytes.as_bytes(), &Limits::default());
+    let mut fields = head.unwrap().unwrap().fields;
+    let mut map = fields.looked_at(&["x-own".to_owned()]);
+    let mut looked_at: Vec<&str> = map.keys().map(HeaderName::as_str).collect();
+    looked_at.sort_unstable();
+    assert_eq!(looked_at, ["host", "user-agent", "x-own"]);
+    // What is changed meanwhile is written as it is now; what is new comes last.
+    map.insert("x-own", HeaderValue::from_static("5"));
+    map.insert("whodunit-hops", HeaderValue::from_static("1"));
+    map.remove("user-agent");
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.uri = "/b?c".parse().unwrap();
+    parts.headers = map.clone();
+    let mut out = BytesMut::new();
+    let connection = emit::Connection::Implied;
+    emit::request(&mut out, &parts, Some(&fields), Framing::None, connection).unwrap();
+    let expected = "GET /b?c HTTP/1.1\r\nX-A: 1\r\nhOST: a\r\nx-a: 2\r\nX-Empty: \r\nX-Own: 5\r\nX-A: 4\r\nwhodunit-hops: 1\r\n\r\n";
+    assert_eq!(String::from_utf8_lossy(&out), expected);
+    // An endpoint that speaks HTTP/2 gets them all, too.
+    fields.complete(&mut map);
+    let values: Vec<&HeaderValue> = map.get_all("x-a").iter().collect();
+    assert_eq!(values, ["1", "2", "4"]);
+    assert_eq!(map["x-empty"], "");
+    assert_eq!(map.len(), 7);
 }
 
 #[track_caller]
