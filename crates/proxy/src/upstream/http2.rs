@@ -88,7 +88,7 @@ impl Connection {
     /// Notes in `leaving` that the endpoint wants requests to go elsewhere.
     fn is_usable(self: &Rc<Self>, leaving: &mut bool) -> bool {
         match self.connecting.peek() {
-            None => Rc::strong_count(self) > 1,
+            None => self.users() > 0,
             Some(Ok(sender)) => match closed(sender) {
                 None => true,
                 Some(why) => {
@@ -100,12 +100,18 @@ impl Connection {
         }
     }
 
-    fn has_room(&self) -> bool {
+    /// How many requests have it: those with a stream and those that wait for it to be made.
+    /// All but the pool's own reference are theirs.
+    fn users(self: &Rc<Self>) -> usize {
+        Rc::strong_count(self) - 1
+    }
+
+    fn has_room(self: &Rc<Self>) -> bool {
         let allowed = match self.connecting.peek() {
             Some(Ok(sender)) if has_spoken(sender) => sender.current_max_send_streams(),
-            _ => STREAMS_MAX,
+            _ => self.streams_max,
         };
-        self.streams.get() < allowed.min(self.streams_max)
+        self.users() < allowed.min(self.streams_max)
     }
 }
 
@@ -175,11 +181,11 @@ impl Pool {
     }
 }
 
-/// Returns the connection with the fewest streams.
+/// Returns the connection with the fewest requests.
 fn least(connections: &[Rc<Connection>]) -> Option<&Rc<Connection>> {
     connections
         .iter()
-        .min_by_key(|connection| connection.streams.get())
+        .min_by_key(|connection| connection.users())
 }
 
 /// Returns why a connection takes no further streams: it has ended, a GOAWAY came, or no

@@ -714,3 +714,33 @@ async fn policy_goes_by_what_certificates_prove() {
     assert_eq!(denied.cause, Cause::PolicyDenied);
     pair.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn proxies_share_one_connection_for_many_streams() {
+    let app = App::start().await;
+    let pair = Secure::start("http2", app.address).await;
+    let mut asked = Vec::new();
+    let mut senders = Vec::new();
+    for _ in 0..2 {
+        let mut sender = http2(at(&pair.caller, "callee")).await;
+        for _ in 0..150 {
+            let request = http::Request::get("http://callee.test/held")
+                .body(http_body_util::Empty::<bytes::Bytes>::new())
+                .unwrap();
+            asked.push(tokio::spawn(sender.send_request(request)));
+        }
+        senders.push(sender);
+    }
+    wait_for("all to be there", || {
+        (app.seen.lock().unwrap().len() == 300).then_some(())
+    })
+    .await;
+    assert_eq!(pair.callee.open_connections(), 1, "of the caller's proxy");
+    app.go_on.notify_waiters();
+    for answer in asked {
+        assert_eq!(answer.await.unwrap().unwrap().status(), 200);
+    }
+    drop(senders);
+    end(pair.caller).await;
+    end(pair.callee).await;
+}
