@@ -281,6 +281,12 @@ impl Io {
         self.read_ahead.is_empty() && !self.is_decrypted() && system::is_quiet(self.socket())
     }
 
+    /// Says the same without a question to the kernel, unless the runtime knows of something:
+    /// what came after it last looked, less than a turn ago, is missed.
+    pub(crate) fn seems_quiet(&self) -> bool {
+        self.read_ahead.is_empty() && !self.is_decrypted() && system::seems_quiet(self.socket())
+    }
+
     /// Returns a watch for a reset, for connections whose peer sends nothing more.
     pub(crate) fn broken(&self) -> io::Result<Broken> {
         Broken::watch(self.socket())

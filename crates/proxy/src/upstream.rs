@@ -63,12 +63,17 @@ pub(crate) enum Lease {
 }
 
 impl Lease {
-    /// Gets a connection to an endpoint: a pooled one, or a new one.
-    pub(crate) async fn acquire(endpoint: &Rc<Endpoint>, wish: Wish) -> Result<Self, Cause> {
+    /// Gets a connection to an endpoint: a pooled one, or a new one. `repeatable` says that the
+    /// request may be sent again if the endpoint hangs up.
+    pub(crate) async fn acquire(
+        endpoint: &Rc<Endpoint>,
+        wish: Wish,
+        repeatable: bool,
+    ) -> Result<Self, Cause> {
         let cautious = matches!(wish, Wish::PreferHttp2 { .. });
         let trial = wish == Wish::PreferHttp2 { trial: true } && endpoint.may_lack_http2();
         if wish == Wish::Only(Version::Http1) || (cautious && endpoint.lacks_http2()) {
-            let lease = http1::Lease::acquire(endpoint, false).await;
+            let lease = http1::Lease::acquire(endpoint, repeatable, false).await;
             return lease.map(Self::Http1);
         }
         match http2::Lease::acquire(endpoint, cautious, trial).await {
@@ -76,14 +81,14 @@ impl Lease {
             Err(http2::Refused::Failed(cause)) => Err(cause),
             Err(http2::Refused::Other) if cautious => {
                 endpoint.note_lack_of_http2();
-                let lease = http1::Lease::acquire(endpoint, false).await;
+                let lease = http1::Lease::acquire(endpoint, repeatable, false).await;
                 lease.map(Self::Http1)
             }
             Err(http2::Refused::Other) => Err(Cause::BadResponseHead),
             // It may be an HTTP/1 server that hangs up on what it cannot read: an answer to
             // the request will tell.
             Err(http2::Refused::Silent) => {
-                let lease = http1::Lease::acquire(endpoint, true).await;
+                let lease = http1::Lease::acquire(endpoint, repeatable, true).await;
                 lease.map(Self::Http1)
             }
         }

@@ -334,8 +334,12 @@ impl Forwarding<'_> {
         tries: &mut Tries,
         counted: bool,
     ) -> Result<(Rc<Endpoint>, InFlight, Lease), Refusal> {
-        let began_us = call.state().age_us();
-        let waited_before = tries.failed > 0;
+        // Only a try after another one has waited for something else before.
+        let began_us = if tries.failed > 0 {
+            call.state().age_us()
+        } else {
+            0
+        };
         let mut unreachable: Vec<SocketAddr> = Vec::new();
         let mut last: Option<(Rc<Endpoint>, Cause)> = None;
         while unreachable.len() < ENDPOINTS_MAX {
@@ -360,11 +364,10 @@ impl Forwarding<'_> {
                 let text = format!("{} leads back into this proxy", endpoint.address);
                 return Err(self.refusal_with(Cause::Loop, text, endpoint.meshed));
             }
-            match Lease::acquire(&endpoint, self.wish).await {
+            match Lease::acquire(&endpoint, self.wish, tries.is_repeatable()).await {
                 Ok(lease) => {
                     call.note(|record| {
-                        let begin_us = if waited_before { began_us } else { 0 };
-                        record.queue_us = call.state().age_us() - begin_us;
+                        record.queue_us = call.state().age_us() - began_us;
                         record.reused = lease.is_reused();
                         if self.inlet.side() == Side::Outbound {
                             if let Some(peer) = endpoint.connector.peer() {

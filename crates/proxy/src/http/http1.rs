@@ -377,12 +377,12 @@ pub(crate) async fn serve_http1(connection: Rc<Connection>, io: Io, phase: watch
             }
         };
         head_time = HEAD_TIME;
-        let started = Instant::now();
         let next = match head {
             None => return,
             // Boxed, so that idle connections are small.
             Some(Ok(head)) => Box::pin(exchange(&connection, &wire, head, &phase)).await,
             Some(Err(why)) => {
+                let started = Instant::now();
                 Box::pin(refuse(&connection, &wire, why, started)).await;
                 Next::End
             }

@@ -70,6 +70,9 @@ impl Patience {
 
     /// A try begins: from now on the head of its response is waited for.
     pub(super) fn begin_try(&mut self) {
+        if self.response_headers.is_none() && self.idle.is_none() {
+            return;
+        }
         let now = Instant::now();
         self.head_by = self.response_headers.map(|limit| now + limit);
         self.moved = (self.state.moved(), now);

@@ -118,6 +118,11 @@ impl Tries {
         }
     }
 
+    /// Says whether the request goes out again if an old connection turns out to be closed.
+    pub(super) const fn is_repeatable(&self) -> bool {
+        self.idempotent && self.has_more() && matches!(self.body, Body::Empty(_))
+    }
+
     /// Decides after a try that got no response; `reused` says that its connection was old.
     pub(super) fn after_failure(
         &mut self,

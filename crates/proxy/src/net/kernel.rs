@@ -74,6 +74,13 @@ pub(super) fn is_quiet(stream: &TcpStream) -> bool {
     peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
+/// Says the same as far as the runtime was told; asks the kernel only if something came.
+pub(super) fn seems_quiet(stream: &TcpStream) -> bool {
+    let peek = || SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
+    let peeked = stream.try_io(Interest::READABLE, peek);
+    peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+}
+
 /// Watches a connection for a reset through a descriptor of its own, so that nobody has to
 /// look from time to time.
 pub(crate) struct Broken(TcpStream);

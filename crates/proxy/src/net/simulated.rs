@@ -240,6 +240,11 @@ pub(super) fn is_quiet(stream: &TcpStream) -> bool {
     !locked(&stream.0).is_readable()
 }
 
+/// Says the same; nothing is known sooner here.
+pub(super) fn seems_quiet(stream: &TcpStream) -> bool {
+    is_quiet(stream)
+}
+
 /// Watches a connection for a reset.
 pub(crate) struct Broken(Arc<Mutex<Inner>>);
 

@@ -35,11 +35,21 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    fn take(&self) -> Option<Io> {
+    /// Takes the warmest one that is still open. Whether it is, the kernel is asked only for
+    /// a request that is not `repeatable`: any other goes out again if the endpoint has just
+    /// hung up.
+    fn take(&self, repeatable: bool) -> Option<Io> {
         let mut idle = self.idle.borrow_mut();
         let now = Instant::now();
         while let Some((io, until)) = idle.pop() {
-            if now < until && io.is_quiet() {
+            let quiet = || {
+                if repeatable {
+                    io.seems_quiet()
+                } else {
+                    io.is_quiet()
+                }
+            };
+            if now < until && quiet() {
                 return Some(io);
             }
         }
@@ -91,9 +101,14 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// Takes a connection; `on_trial` says that the endpoint may not speak HTTP/1 at all.
-    pub(super) async fn acquire(endpoint: &Rc<Endpoint>, on_trial: bool) -> Result<Self, Cause> {
-        let (io, reused) = match endpoint.http1.take() {
+    /// Takes a connection for a request that may be `repeatable`; `on_trial` says that the
+    /// endpoint may not speak HTTP/1 at all.
+    pub(super) async fn acquire(
+        endpoint: &Rc<Endpoint>,
+        repeatable: bool,
+        on_trial: bool,
+    ) -> Result<Self, Cause> {
+        let (io, reused) = match endpoint.http1.take(repeatable) {
             Some(io) => (io, true),
             None => match endpoint.connector.connect().await {
                 Ok(io) => (io, false),
