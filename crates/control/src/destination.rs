@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 use whodunit_model::topology::ServiceName;
 use whodunit_model::{Endpoint, Service, Topology};
-use whodunit_wire::destination as adapter;
+use whodunit_wire::destination::{self as adapter, Target};
 use whodunit_wire::linkerd::destination::destination_server::{Destination, DestinationServer};
 use whodunit_wire::linkerd::destination::{DestinationProfile, GetDestination, Update};
 
@@ -66,17 +66,18 @@ impl Destinations {
                 "this server knows no services: start it with --topology FILE",
             ));
         };
-        let name = (request.path.len() <= PATH_BYTES_MAX)
-            .then(|| adapter::parse_path(&request.path))
+        let target = (request.path.len() <= PATH_BYTES_MAX)
+            .then(|| adapter::parse_target(&request.path))
             .flatten();
-        let Some(name) = name else {
+        let Some(target) = target else {
             return refuse(Status::invalid_argument(format!(
-                "`{}` is not a destination: expected name.namespace",
+                "`{}` is not a destination: expected name.namespace or an address",
                 request.path.chars().take(80).collect::<String>()
             )));
         };
-        self.streams
-            .open(discovery, move |topology| seen.differences(topology, &name))
+        self.streams.open(discovery, move |topology| {
+            seen.differences(topology, &target)
+        })
     }
 }
 
@@ -104,7 +105,7 @@ impl Destination for Destinations {
 /// What one subscriber has been told.
 trait Told<T>: Send + 'static {
     /// Returns the messages that lead from what was told to `topology`, and remembers them as told.
-    fn differences(&mut self, topology: &Topology, name: &ServiceName) -> Vec<T>;
+    fn differences(&mut self, topology: &Topology, target: &Target) -> Vec<T>;
 }
 
 /// The endpoints that a subscriber of `Get` knows.
@@ -112,14 +113,16 @@ trait Told<T>: Send + 'static {
 struct ToldEndpoints {
     /// Whether it was told that the service exists; none before the first message.
     exists: Option<bool>,
-    workload: String,
+    /// Service and workload as they were told.
+    labels: Option<(ServiceName, String)>,
     endpoints: BTreeMap<SocketAddr, Endpoint>,
 }
 
 impl Told<Update> for ToldEndpoints {
-    fn differences(&mut self, topology: &Topology, name: &ServiceName) -> Vec<Update> {
-        let service = topology.services.get(name);
-        let usable = service.map(usable).unwrap_or_default();
+    fn differences(&mut self, topology: &Topology, target: &Target) -> Vec<Update> {
+        let service = find(topology, target);
+        let usable = service.map(|service| usable(service, target));
+        let usable = usable.unwrap_or_default();
         let exists = service.is_some();
         let Some(service) = service.filter(|_| !usable.is_empty()) else {
             let news = self.exists != Some(exists) || !self.endpoints.is_empty();
@@ -132,7 +135,8 @@ impl Told<Update> for ToldEndpoints {
             };
         };
 
-        let relabeled = self.workload != service.workload;
+        let labels = (service.name.clone(), service.workload.clone());
+        let relabeled = self.labels.as_ref() != Some(&labels);
         let new: Vec<Endpoint> = usable
             .iter()
             .filter(|(address, endpoint)| {
@@ -147,7 +151,7 @@ impl Told<Update> for ToldEndpoints {
             .copied()
             .collect();
         self.exists = Some(true);
-        self.workload.clone_from(&service.workload);
+        self.labels = Some(labels);
         self.endpoints = usable;
 
         // Additions first: the subscriber is never left without an endpoint in between.
@@ -162,16 +166,34 @@ impl Told<Update> for ToldEndpoints {
     }
 }
 
-/// Returns the endpoints to tell about. Whether they are ready has been decided by being here.
-fn usable(service: &Service) -> BTreeMap<SocketAddr, Endpoint> {
-    let as_told = |endpoint: &Endpoint| Endpoint {
-        ready: true,
-        ..endpoint.clone()
+/// Returns the service that is asked about, or that somebody at an address belongs to.
+fn find<'a>(topology: &'a Topology, target: &Target) -> Option<&'a Service> {
+    match target {
+        Target::Service(name) => topology.services.get(name),
+        Target::Addr(address) => topology
+            .services
+            .values()
+            .find(|service| service.endpoints.iter().any(|e| e.address == *address)),
+    }
+}
+
+/// Returns the endpoints to tell about. Whether they are ready has been decided by being here:
+/// who asks about an address has chosen already.
+fn usable(service: &Service, target: &Target) -> BTreeMap<SocketAddr, Endpoint> {
+    let told = |endpoint: &Endpoint| {
+        let endpoint = Endpoint {
+            ready: true,
+            ..endpoint.clone()
+        };
+        (endpoint.address, endpoint)
     };
-    service
-        .usable()
-        .map(|endpoint| (endpoint.address, as_told(endpoint)))
-        .collect()
+    match target {
+        Target::Service(_) => service.usable().map(told).collect(),
+        Target::Addr(address) => {
+            let there = |endpoint: &&Endpoint| endpoint.address == *address;
+            service.endpoints.iter().filter(there).map(told).collect()
+        }
+    }
 }
 
 /// The profile that a subscriber of `GetProfile` knows.
@@ -179,8 +201,8 @@ fn usable(service: &Service) -> BTreeMap<SocketAddr, Endpoint> {
 struct ToldProfile(Option<DestinationProfile>);
 
 impl Told<DestinationProfile> for ToldProfile {
-    fn differences(&mut self, topology: &Topology, name: &ServiceName) -> Vec<DestinationProfile> {
-        let profile = adapter::profile(topology.services.get(name));
+    fn differences(&mut self, topology: &Topology, target: &Target) -> Vec<DestinationProfile> {
+        let profile = adapter::profile(find(topology, target));
         if self.0.as_ref() == Some(&profile) {
             return vec![];
         }

@@ -97,6 +97,10 @@ limits! {
     Connections: Proxy "connections" = Count 20_000,
         then "closed at once",
         fix "find out who opens so many, or run more instances";
+    /// Addresses that redirected connections wanted and that are remembered, per process.
+    Destinations: Proxy "original_destinations" = Count 1_024,
+        then "one without connections is forgotten; without such a one the connection is reset, cause load_shed",
+        fix "find out who connects to so many addresses: a scan is more likely than a need";
     /// Requests in flight, per process.
     InFlight: Proxy "requests_in_flight" = Count 10_000,
         then "answered with 503 (gRPC: UNAVAILABLE), cause load_shed",

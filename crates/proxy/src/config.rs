@@ -151,6 +151,8 @@ pub enum Target {
     Forward(SocketAddr),
     /// To an instance of a service, found by discovery.
     Service(ServiceName),
+    /// To where the client wanted to connect before it was redirected here.
+    OriginalDst,
 }
 
 impl Config {

@@ -57,6 +57,8 @@ pub(crate) struct Control {
     pub(crate) policies: Vec<Watched>,
     /// What the server said in the life before.
     pub(crate) snapshot: Snapshot,
+    /// Addresses that connections went to, to be followed.
+    pub(crate) wanted: mpsc::Receiver<Follow>,
     /// Questions to worker threads.
     pub(crate) asks: Vec<mpsc::Sender<Ask>>,
     pub(crate) admin: Option<net::Bound>,
@@ -72,6 +74,13 @@ pub(crate) struct Watched {
     pub(crate) port: u16,
     /// Where the policy is told to worker threads.
     pub(crate) sender: watch::Sender<Arc<Policy>>,
+}
+
+/// An address to follow for as long as somebody listens.
+pub(crate) struct Follow {
+    pub(crate) address: SocketAddr,
+    /// Where is told who lives there.
+    pub(crate) sender: watch::Sender<Known>,
 }
 
 /// What the tasks of the control thread tell each other.
@@ -103,6 +112,7 @@ pub(crate) async fn run(control: Control) {
         clock,
         outbox,
         admin,
+        mut wanted,
         mut stopped,
         seed,
         ..
@@ -167,6 +177,14 @@ pub(crate) async fn run(control: Control) {
         services: followed.clone(),
         clock_offset_us: Cell::new(0),
     });
+    if config.control.is_some() {
+        let services = followed.clone();
+        tokio::task::spawn_local(async move {
+            while let Some(Follow { address, sender }) = wanted.recv().await {
+                services.follow_address(address, sender);
+            }
+        });
+    }
     if let Some(identity) = identity {
         tokio::task::spawn_local(identity.follow(seed ^ 0x1de7));
     }

@@ -9,7 +9,7 @@ mod kernel;
 mod simulated;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +26,7 @@ use kernel as system;
 #[cfg(feature = "simulation")]
 use simulated as system;
 
-pub(crate) use system::{Bound, Broken, TcpListener, TcpStream, channel, listen};
+pub(crate) use system::{Bound, Broken, TcpListener, TcpStream, channel, listen, original_dst};
 
 use crate::buffers;
 use crate::limits::{self, Limit};
@@ -40,9 +40,18 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Limit::ConnectTime.time();
 /// Most bytes that TLS keeps for a peer that does not read them.
 const TLS_BUFFER_BYTES: usize = 32 << 10;
 
-/// Connects within [`CONNECT_TIMEOUT`].
-pub(crate) async fn connect(address: SocketAddr) -> Result<TcpStream, Cause> {
-    match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+/// Connects within [`CONNECT_TIMEOUT`], from `source` if that is given.
+pub(crate) async fn connect(
+    source: Option<IpAddr>,
+    address: SocketAddr,
+) -> Result<TcpStream, Cause> {
+    let connecting = async {
+        match source {
+            None => TcpStream::connect(address).await,
+            Some(source) => system::connect_from(source, address).await,
+        }
+    };
+    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
         Err(_) => {
             limits::hit(Limit::ConnectTime);
             Err(Cause::ConnectTimeout)

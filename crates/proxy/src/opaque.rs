@@ -321,7 +321,7 @@ impl Dialed {
             record.kind = Kind::Connection;
             record.protocol = Protocol::Tcp;
             record.detected = connection.detected;
-            record.service = inlet.service.clone();
+            record.service = inlet.service();
             record.attempts = self.attempts;
             record.queue_us = self.waited_us;
             record.twin = Twin::No;
@@ -407,21 +407,36 @@ async fn say_why(client: &mut Io, fault: Fault) {
 /// Records a connection that policy denied; `text` says by which rule.
 pub(crate) fn record_denied(connection: &Rc<Connection>, accepted: Instant, text: Arc<str>) {
     let inlet = &connection.inlet;
+    let proven = connection.identity.is_some();
+    inlet.guard.count_connection(&inlet.worker, &text, proven);
+    record_refused(connection, accepted, Cause::PolicyDenied, &text);
+}
+
+/// Records a connection that goes no further; `text` says by which rule, if by any.
+pub(crate) fn record_refused(
+    connection: &Rc<Connection>,
+    accepted: Instant,
+    cause: Cause,
+    text: &str,
+) {
+    let inlet = &connection.inlet;
     let mut call = Call::begin(&inlet.worker, inlet.side(), None, accepted);
-    let proven = call.note(|record| {
+    call.note(|record| {
         record.kind = Kind::Connection;
         record.protocol = Protocol::Tcp;
         record.detected = connection.detected;
-        record.service = inlet.service.clone();
-        record.dst = inlet.worker.config.workload.clone();
+        record.service = inlet.service();
+        let own = inlet.worker.config.workload.clone();
+        match inlet.side() {
+            Side::Inbound => record.dst = own,
+            Side::Outbound => record.src = own,
+        }
         record.tls = connection.tls;
         record.peer_identity = connection.identity.clone().unwrap_or_default();
         record.twin = Twin::No;
         record.attempts = 0;
-        policy::note(record, &inlet.worker, &text);
-        !record.peer_identity.is_empty()
+        policy::note(record, &inlet.worker, text);
     });
-    inlet.guard.count_connection(&inlet.worker, &text, proven);
-    call.blame(Fault::seen_from(inlet.side(), Cause::PolicyDenied, false));
+    call.blame(Fault::seen_from(inlet.side(), cause, false));
     call.end();
 }

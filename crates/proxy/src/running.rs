@@ -25,6 +25,9 @@ use crate::worker::{self, Phase, Routing, Start};
 /// Questions that may wait for a worker thread.
 const ASKS_MAX: usize = 8;
 
+/// Addresses that may wait for the control thread to follow them.
+const FOLLOWS_MAX: usize = 64;
+
 /// Starts proxies.
 #[derive(Debug)]
 pub struct Proxy;
@@ -164,7 +167,10 @@ impl Proxy {
         let mut watched = Vec::new();
         let mut policies = Vec::with_capacity(config.listeners.len());
         for (listener, address) in config.listeners.iter().zip(&addresses) {
-            let is_watched = config.policy_watch && listener.direction == Side::Inbound;
+            // The server knows the ports of instances; other ports have what is written here.
+            let is_watched = config.policy_watch
+                && listener.direction == Side::Inbound
+                && listener.target != Target::OriginalDst;
             let kept = snapshot.port(&listener.name).filter(|_| is_watched);
             let policy = kept.map_or(&listener.policy, |kept| &kept.policy);
             let (sender, policy) = watch::channel(Arc::new(policy.clone()));
@@ -182,7 +188,7 @@ impl Proxy {
         for listener in &config.listeners {
             let service = match &listener.target {
                 Target::Service(name) if config.routes_watch => Some(name),
-                Target::Service(_) | Target::Forward(_) => None,
+                Target::Service(_) | Target::Forward(_) | Target::OriginalDst => None,
             };
             let kept = service.and_then(|name| snapshot.service(name)?.routes.as_ref());
             let rules = kept.unwrap_or(&listener.routes).clone();
@@ -201,6 +207,8 @@ impl Proxy {
             routes.push(routing);
         }
         let mut asks = Vec::with_capacity(config.workers);
+        let (follow, wanted) = mpsc::channel(FOLLOWS_MAX);
+        let follow = config.control.map(|_| follow);
         let names = config
             .listeners
             .iter()
@@ -227,7 +235,7 @@ impl Proxy {
                         let sender = services.entry(name.clone());
                         Some(sender.or_insert_with(|| known(name)).subscribe())
                     }
-                    Target::Forward(_) => None,
+                    Target::Forward(_) | Target::OriginalDst => None,
                 });
             let discovery: Vec<_> = discovery.collect();
             let start = Start {
@@ -240,6 +248,7 @@ impl Proxy {
                 discovery,
                 routes: routes.clone(),
                 policies: policies.clone(),
+                follow: follow.clone(),
                 phase: phases.clone(),
                 asks: asked,
                 tls: identity.as_ref().map(Source::subscribe),
@@ -264,6 +273,7 @@ impl Proxy {
             routes: routed,
             policies: watched,
             snapshot,
+            wanted,
             asks,
             admin,
             phase: phases,

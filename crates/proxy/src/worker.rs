@@ -1,6 +1,7 @@
 //! One worker thread: listeners, connections, and what their requests share.
 
 mod accept;
+mod captures;
 mod inlet;
 mod routes;
 
@@ -27,6 +28,7 @@ use crate::call::OpenCalls;
 use crate::clock::Clock;
 use crate::clock::Instant;
 use crate::config::Config;
+use crate::control::Follow;
 use crate::limits::{self, Limit};
 use crate::metrics::{Labels, Metrics, Snapshot};
 use crate::net;
@@ -76,6 +78,8 @@ pub(crate) struct Start {
     pub(crate) policies: Vec<(watch::Receiver<Arc<Policy>>, bool)>,
     /// What holds for the requests of each listener.
     pub(crate) routes: Vec<watch::Receiver<Arc<Routing>>>,
+    /// Tells the control thread which addresses to follow, if there is discovery.
+    pub(crate) follow: Option<mpsc::Sender<Follow>>,
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) asks: mpsc::Receiver<Ask>,
     /// The certificate in use, with an identity.
@@ -175,6 +179,11 @@ impl Worker {
     /// Says whether there are too many requests in flight.
     pub(crate) fn is_overloaded(&self) -> bool {
         self.calls.borrow().len() > self.in_flight_max
+    }
+
+    /// Says whether a port is one that this very proxy listens on.
+    pub(crate) fn is_own_port(&self, port: u16) -> bool {
+        self.own.iter().any(|own| own.port() == port)
     }
 
     /// Says whether an address is an outbound listener of this very proxy.

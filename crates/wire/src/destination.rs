@@ -49,7 +49,23 @@ pub fn path(name: &ServiceName) -> String {
     format!("{}.{}", name.name, name.namespace)
 }
 
-/// Parses what a proxy asks for: `name.namespace`, with `.svc.…` and a port allowed behind.
+/// What a proxy asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The instances of a service.
+    Service(ServiceName),
+    /// Whoever has an address.
+    Addr(SocketAddr),
+}
+
+/// Parses what a proxy asks for: an address, or what [`parse_path`] takes.
+#[must_use]
+pub fn parse_target(path: &str) -> Option<Target> {
+    let address = path.parse().map(Target::Addr).ok();
+    address.or_else(|| parse_path(path).map(Target::Service))
+}
+
+/// Parses the name of a service: `name.namespace`, with `.svc.…` and a port allowed behind.
 #[must_use]
 pub fn parse_path(path: &str) -> Option<ServiceName> {
     let host = path.rsplit_once(':').map_or(path, |(host, _)| host);
@@ -387,7 +403,12 @@ mod tests {
         assert_eq!((seen.workload.as_str(), seen.exists), ("voting", true));
         seen.apply(no_endpoints(false));
         assert_eq!((seen.endpoints.len(), seen.exists), (0, false));
-        assert_eq!(parse_path(&path(&name)), Some(name));
+        assert_eq!(parse_path(&path(&name)), Some(name.clone()));
         assert_eq!(parse_path("nonsense"), None);
+        assert_eq!(parse_target(&path(&name)), Some(Target::Service(name)));
+        for text in ["10.0.0.1:80", "[fd00::1]:80"] {
+            let address = text.parse().expect("an address");
+            assert_eq!(parse_target(text), Some(Target::Addr(address)));
+        }
     }
 }

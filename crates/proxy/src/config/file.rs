@@ -377,7 +377,7 @@ fn listeners(
         }
         let discovered = match &target {
             Target::Service(service) => Some(service.namespace.as_str()),
-            Target::Forward(_) => None,
+            Target::Forward(_) | Target::OriginalDst => None,
         };
         let server_identity = server_identity(source, table, direction)?;
         let routes = route::rules(source, &table.route, discovered)?;
@@ -480,9 +480,11 @@ fn server_identity(
     let Some(expected) = &table.server_identity else {
         return Ok(None);
     };
-    if direction == Side::Inbound || table.forward.is_none() {
-        let what = "`server_identity` belongs to an outbound listener with `forward`: \
-                    discovery knows the identities of services";
+    let fixed = table.forward.as_ref();
+    let fixed = fixed.is_some_and(|forward| forward.get_ref() != "original-dst");
+    if direction == Side::Inbound || !fixed {
+        let what = "`server_identity` belongs to an outbound listener with `forward` \
+                    to an address: discovery knows the identities of services";
         return Err(source.at(expected, what.to_owned()));
     }
     let identity = whodunit_identity::name::identity(expected.get_ref());
@@ -544,9 +546,12 @@ fn target(
                 return Err(source.at(namespace, what));
             }
             if forward.get_ref() == "original-dst" {
+                if cfg!(target_os = "linux") {
+                    return Ok(Target::OriginalDst);
+                }
                 let what = format!(
-                    "listener `{name}`: this version cannot forward to original-dst; \
-                     write an address such as 127.0.0.1:9101"
+                    "listener `{name}`: only Linux tells where a redirected connection was \
+                     going; write an address such as 127.0.0.1:9101"
                 );
                 return Err(source.at(forward, what));
             }

@@ -134,8 +134,8 @@ fn mistakes_are_named_with_file_line_key_and_fix() {
     check(
         "forward = \"127.0.0.1:9101\"",
         "forward = \"127.0.0.1:9101\"\nserver_identity = \"spiffe://a/b\"",
-        "proxy.toml:16: `server_identity` belongs to an outbound listener with `forward`: \
-         discovery knows the identities of services",
+        "proxy.toml:16: `server_identity` belongs to an outbound listener with `forward` to an \
+         address: discovery knows the identities of services",
     );
     check(
         "service = \"voting\"",
@@ -147,6 +147,20 @@ fn mistakes_are_named_with_file_line_key_and_fix() {
         "mode = \"send\"",
         "proxy.toml:27: `record.mode` is `send` but there is no `record.server`: add its address, \
          or use mode off or drop",
+    );
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn redirected_connections_have_a_target_of_their_own() {
+    let text = GOOD.replace("\"127.0.0.1:9101\"", "\"original-dst\"");
+    let config = parse(&text).unwrap();
+    assert_eq!(config.listeners[0].target, Target::OriginalDst);
+    check(
+        "forward = \"127.0.0.1:9101\"",
+        "forward = \"original-dest\"",
+        "proxy.toml:15: `listener.forward` is `original-dest`: write an IP address and port such as \
+         127.0.0.1:4191",
     );
 }
 

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout_at;
-use whodunit_model::topology::ServiceName;
-use whodunit_wire::destination::{self, Destination};
+use whodunit_wire::destination::Destination;
 use whodunit_wire::linkerd::destination::destination_client::DestinationClient;
 use whodunit_wire::linkerd::destination::{GetDestination, Update};
 use whodunit_wire::tonic::Status;
@@ -21,44 +20,60 @@ use crate::upstream::Known;
 /// has just started may not know its services yet.
 const DOUBT: Duration = Duration::from_secs(2);
 
-/// Follows a service for ever. What was heard last stays known while the server is gone.
+/// What the server is asked.
+pub(super) struct Asked {
+    pub(super) server: SocketAddr,
+    /// Names it in messages.
+    pub(super) name: String,
+    /// The service or the address, in the words of the protocol.
+    pub(super) path: String,
+    /// Who asks.
+    pub(super) instance: String,
+}
+
+/// Follows a service or an address for as long as anyone listens. What was heard last stays
+/// known while the server is gone.
 pub(super) async fn follow(
-    server: SocketAddr,
-    service: ServiceName,
-    instance: String,
+    asked: Asked,
     sender: watch::Sender<Known>,
     heard: Rc<Heard>,
     clock: Clock,
     mut backoff: Backoff,
 ) {
+    let (service, server) = (&asked.name, asked.server);
     loop {
-        let result = stream(server, &service, &instance, &sender, &heard, &mut backoff).await;
+        let result = tokio::select! {
+            result = stream(&asked, &sender, &heard, &mut backoff) => result,
+            () = sender.closed() => return,
+        };
         if heard.lose(clock.now_us()) {
             tracing::warn!(%service, %server, "lost the discovery server, keeping what is known");
         }
         if let Err(error) = result {
             tracing::debug!(%service, %server, %error, "discovery failed");
         }
-        tokio::time::sleep(backoff.pause()).await;
+        tokio::select! {
+            () = tokio::time::sleep(backoff.pause()) => {}
+            () = sender.closed() => return,
+        }
     }
 }
 
 async fn stream(
-    server: SocketAddr,
-    service: &ServiceName,
-    instance: &str,
+    asked: &Asked,
     sender: &watch::Sender<Known>,
     heard: &Heard,
     backoff: &mut Backoff,
 ) -> Result<(), Status> {
-    let endpoint = super::endpoint(server).ok_or_else(|| Status::internal("no endpoint"))?;
+    let service = &asked.name;
+    let endpoint = super::endpoint(asked.server).ok_or_else(|| Status::internal("no endpoint"))?;
     let channel = net::channel(&endpoint)
         .await
         .map_err(|error| Status::unavailable(error.to_string()))?;
     let request = GetDestination {
         scheme: "k8s".to_owned(),
-        path: destination::path(service),
-        context_token: instance.to_owned(),
+        path: asked.path.clone(),
+        context_token: asked.instance.clone(),
     };
     let mut updates = DestinationClient::new(channel)
         .get(request)

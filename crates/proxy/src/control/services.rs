@@ -54,11 +54,36 @@ impl Services {
             heard: heard.clone(),
         });
         if let Some(server) = self.server {
-            let instance = self.instance.clone();
-            tokio::task::spawn_local(discovery::follow(
-                server, name, instance, sender, heard, clock, backoff,
-            ));
+            let asked = discovery::Asked {
+                server,
+                path: whodunit_wire::destination::path(&name),
+                name: name.to_string(),
+                instance: self.instance.clone(),
+            };
+            tokio::task::spawn_local(discovery::follow(asked, sender, heard, clock, backoff));
         }
+    }
+
+    /// Follows who has an address, for as long as anyone listens to `sender`. It is not kept on
+    /// disk, and of no account for readiness: clients choose such addresses.
+    pub(super) fn follow_address(&self, address: SocketAddr, sender: watch::Sender<Known>) {
+        let Some(server) = self.server else { return };
+        let seed = self.seed.wrapping_add(u64::from(address.port()));
+        let heard = Heard::new(None, self.clock.now_us(), Rc::default());
+        let asked = discovery::Asked {
+            server,
+            name: address.to_string(),
+            path: address.to_string(),
+            instance: self.instance.clone(),
+        };
+        let follow = discovery::follow(
+            asked,
+            sender,
+            Rc::new(heard),
+            self.clock,
+            Backoff::new(seed),
+        );
+        tokio::task::spawn_local(follow);
     }
 
     /// Returns where a service lives, and follows it from now on if it was not followed; none

@@ -110,7 +110,7 @@ pub(crate) async fn forward(
     let balancer = match route.choose() {
         None => &inlet.balancer,
         Some(chosen) => {
-            call.decided("split", chosen.service());
+            call.decided("split", &chosen.service());
             chosen
         }
     };
@@ -500,10 +500,10 @@ impl Forwarding<'_> {
 
     /// Refuses a request for which there is no endpoint.
     fn nowhere(&self, call: &Call, nowhere: Nowhere) -> Refusal {
-        let service = match self.balancer.service() {
-            "" => &*self.inlet.service,
-            service => service,
-        };
+        let mut service = self.balancer.service();
+        if service.is_empty() {
+            service = self.inlet.service();
+        }
         call.note(|record| record.dst = self.balancer.destination());
         match nowhere {
             Nowhere::Empty | Nowhere::Tried => {

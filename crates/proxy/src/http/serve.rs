@@ -94,6 +94,7 @@ fn begin(connection: &Rc<Connection>, parts: &Parts, claim: Claim) -> Call {
 fn is_template(record: &RequestRecord, connection: &Connection) -> bool {
     record.detected == connection.detected
         && record.tls == connection.tls
+        && connection.inlet.still_serves(&record.service)
         && match &connection.identity {
             Some(identity) => Arc::ptr_eq(&record.peer_identity, identity),
             None => record.peer_identity.is_empty(),
@@ -114,7 +115,7 @@ fn template_of(connection: &Connection) -> RequestRecord {
         Side::Inbound => record.dst = own,
         Side::Outbound => record.src = own,
     }
-    record.service = inlet.service.clone();
+    record.service = inlet.service();
     record.detected = connection.detected;
     record.tls = connection.tls;
     record.peer_identity = connection.identity.clone().unwrap_or_default();

@@ -2,12 +2,13 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::Interest;
+use tokio::net::TcpSocket;
 pub(crate) use tokio::net::{TcpListener, TcpStream};
 use whodunit_wire::tonic::transport::{Channel, Endpoint, Error};
 
@@ -51,6 +52,43 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<Bound> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Returns where a redirected connection was going; of one that was not redirected, where it
+/// went.
+#[cfg(target_os = "linux")]
+pub(crate) fn original_dst(stream: &TcpStream) -> io::Result<SocketAddr> {
+    let socket = SockRef::from(stream);
+    let is_ipv4 = stream.peer_addr()?.ip().to_canonical().is_ipv4();
+    let found = if is_ipv4 {
+        socket.original_dst_v4()
+    } else {
+        socket.original_dst_v6()
+    };
+    match found {
+        Ok(address) => address
+            .as_socket()
+            .ok_or_else(|| io::Error::other("the original destination is no IP address")),
+        // Connections that nothing tracks are not redirected.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => stream.local_addr(),
+        Err(error) => Err(error),
+    }
+}
+
+/// Says that nobody can tell.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn original_dst(_stream: &TcpStream) -> io::Result<SocketAddr> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Connects from an address of one's own.
+pub(crate) async fn connect_from(source: IpAddr, address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.bind(SocketAddr::new(source, 0))?;
+    socket.connect(address).await
 }
 
 /// Opens a gRPC channel.
@@ -113,7 +151,7 @@ mod tests {
     async fn an_endpoint_that_vanishes_is_asked_whether_it_is_there() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let stream = crate::net::connect(address).await.unwrap();
+        let stream = crate::net::connect(None, address).await.unwrap();
         assert!(SockRef::from(&stream).keepalive().unwrap());
     }
 }

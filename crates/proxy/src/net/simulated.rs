@@ -5,7 +5,7 @@
 //! so a connection that should be reset is closed.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
@@ -22,6 +22,16 @@ const AHEAD_BYTES_MAX: usize = 64 << 10;
 
 /// Bytes taken at once.
 const PIECE_BYTES: usize = 8 << 10;
+
+/// Says that nobody can tell: nothing redirects connections here.
+pub(crate) fn original_dst(_stream: &TcpStream) -> io::Result<SocketAddr> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Connects; the source is the simulator's to choose.
+pub(crate) async fn connect_from(_source: IpAddr, address: SocketAddr) -> io::Result<TcpStream> {
+    TcpStream::connect(address).await
+}
 
 /// A listener that accepts nothing yet.
 pub(crate) struct Bound(simulator::TcpListener);

@@ -131,7 +131,7 @@ pub(crate) fn record_refused(connection: &Rc<Connection>, accepted: Instant, fai
         record.kind = Kind::Connection;
         record.protocol = Protocol::Tcp;
         record.detected = connection.detected;
-        record.service = inlet.service.clone();
+        record.service = inlet.service();
         record.dst = inlet.worker.config.workload.clone();
         record.attempts = 0;
         record.twin = Twin::No;

@@ -50,7 +50,10 @@ pub(crate) enum Nowhere {
 /// Where the requests of a listener go, on one thread.
 pub(crate) struct Balancer {
     discovery: Option<RefCell<watch::Receiver<Known>>>,
-    service: Option<ServiceName>,
+    /// The service, as far as it is known.
+    service: RefCell<Arc<str>>,
+    /// Where requests go if discovery knows nobody at the address.
+    otherwise: Option<Rc<Endpoint>>,
     endpoints: RefCell<Rc<[Rc<Endpoint>]>>,
     crowd: Rc<Crowd>,
     budget: Budget,
@@ -66,7 +69,8 @@ impl Balancer {
         crowd.set_total(1);
         Self {
             discovery: None,
-            service: None,
+            service: RefCell::default(),
+            otherwise: None,
             endpoints: RefCell::new(Rc::new([endpoint])),
             crowd,
             budget: budget(),
@@ -79,7 +83,8 @@ impl Balancer {
     pub(crate) fn empty() -> Self {
         Self {
             discovery: None,
-            service: None,
+            service: RefCell::default(),
+            otherwise: None,
             endpoints: RefCell::new(Rc::new([])),
             crowd: Crowd::new(1),
             budget: budget(),
@@ -99,9 +104,33 @@ impl Balancer {
         discovery.mark_changed();
         Self {
             discovery: Some(RefCell::new(discovery)),
-            service: Some(service),
+            service: RefCell::new(service.name.into()),
+            otherwise: None,
             endpoints: RefCell::new(Rc::new([])),
             crowd: Crowd::new(seed),
+            budget: budget(),
+            own,
+            mesh,
+        }
+    }
+
+    /// Returns a balancer for an address that somebody wanted to connect to. Whose address it
+    /// is discovery knows; if it says that it is nobody's, requests go there as they are.
+    pub(crate) fn at_address(
+        address: Endpoint,
+        mut discovery: watch::Receiver<Known>,
+        own: Labels,
+        seed: u64,
+        mesh: Mesh,
+    ) -> Self {
+        discovery.mark_changed();
+        let crowd = Crowd::new(seed);
+        Self {
+            discovery: Some(RefCell::new(discovery)),
+            service: RefCell::default(),
+            otherwise: Some(Rc::new(address.among(&crowd, None))),
+            endpoints: RefCell::new(Rc::new([])),
+            crowd,
             budget: budget(),
             own,
             mesh,
@@ -125,8 +154,8 @@ impl Balancer {
     }
 
     /// Returns the name of the service, empty where there is none.
-    pub(crate) fn service(&self) -> &str {
-        self.service.as_ref().map_or("", |service| &service.name)
+    pub(crate) fn service(&self) -> Arc<str> {
+        self.service.borrow().clone()
     }
 
     /// Returns the workload that answers for the service, empty if not known.
@@ -240,7 +269,7 @@ impl Balancer {
 
     /// Takes over what discovery said since the last time; endpoints that stay keep their
     /// connections, and those that are gone finish what they have.
-    fn refresh(&self, metrics: &Metrics) {
+    pub(crate) fn refresh(&self, metrics: &Metrics) {
         let Some(discovery) = &self.discovery else {
             return;
         };
@@ -250,6 +279,9 @@ impl Balancer {
             return;
         }
         let known = discovery.borrow_and_update();
+        if self.otherwise.is_some() && **self.service.borrow() != *known.destination.service {
+            *self.service.borrow_mut() = known.destination.service.as_str().into();
+        }
         let before = self.endpoints.borrow().clone();
         let now = Instant::now();
         // A new endpoint is taken for one like the slowest of the others.
@@ -278,7 +310,13 @@ impl Balancer {
                 }
             }
         });
-        let after: Rc<[Rc<Endpoint>]> = after.collect();
+        let mut after: Rc<[Rc<Endpoint>]> = after.collect();
+        if let Some(otherwise) = &self.otherwise
+            && known.heard
+            && !known.destination.exists
+        {
+            after = Rc::new([otherwise.clone()]);
+        }
         self.crowd.set_total(after.len());
         for gone in before.iter() {
             if !after.iter().any(|left| Rc::ptr_eq(left, gone)) {
@@ -301,7 +339,7 @@ impl Balancer {
     ) -> Endpoint {
         let peer = self.mesh.peer(&known.identity, &known.server_name);
         let tls = self.mesh.labels(peer.as_ref(), known.meshed);
-        let labels = destination_labels(&self.own, known.address, &party, self.service(), &tls);
+        let labels = destination_labels(&self.own, known.address, &party, &self.service(), &tls);
         let transport = metrics.transport(&labels.clone().with("peer", "dst").text());
         let connector = Connector::new(known.address, transport, peer, &self.mesh);
         Endpoint::new(connector, party, known.meshed, labels.text().into())

@@ -1,7 +1,7 @@
 //! One address requests can go to, with its connections.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,6 +64,8 @@ impl Mesh {
 #[derive(Clone)]
 pub(crate) struct Connector {
     address: SocketAddr,
+    /// Where connections come from; none leaves it to the system.
+    source: Option<IpAddr>,
     /// Counts the connections.
     transport: Arc<Transport>,
     /// Who has to be there; none is spoken to in plain text.
@@ -81,10 +83,21 @@ impl Connector {
     ) -> Self {
         Self {
             address,
+            source: None,
             transport,
             peer,
             stats: mesh.stats.clone(),
         }
+    }
+
+    /// Connects from a loopback address. Rules that redirect connections to this machine's own
+    /// addresses leave such ones alone.
+    pub(crate) fn sourced_from_loopback(mut self) -> Self {
+        self.source = Some(match self.address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+        self
     }
 
     /// Returns who has to be there.
@@ -99,7 +112,7 @@ impl Connector {
 
     /// Connects, and shakes hands where an identity is expected.
     pub(crate) async fn connect(&self) -> Result<Io, Cause> {
-        let stream = net::connect(self.address).await?;
+        let stream = net::connect(self.source, self.address).await?;
         let io = Io::new(stream, self.transport.clone());
         let Some(peer) = &self.peer else {
             return Ok(io);

@@ -19,7 +19,7 @@ use crate::detect::{Verdict, is_tls, judge, may_be_tls};
 use crate::http::{record_bad_head, refuse_connection, refuse_preface, serve_http1, serve_http2};
 use crate::limits::{self, Limit};
 use crate::net::{Bound, Io, TcpListener, TcpStream};
-use crate::opaque::{Dialed, dial, record_denied};
+use crate::opaque::{Dialed, dial, record_denied, record_refused};
 use crate::policy::{Opaque, Permit};
 use crate::tls::{self, HANDSHAKE, Security};
 
@@ -132,6 +132,24 @@ async fn handle(
     phase: watch::Receiver<Phase>,
 ) {
     let accepted = Instant::now();
+    let listener = inlet;
+    let inlet = match listener.of(&stream) {
+        Ok(inlet) => inlet,
+        Err(cause) => {
+            tracing::debug!(listener = listener.name(), %peer, %cause, "refused a connection");
+            let io = Io::new(stream, listener.transport.clone());
+            let refused = Rc::new(Connection::new(
+                &listener,
+                peer,
+                Detected::Declared,
+                false,
+                io.read_counter(),
+                Security::plain(),
+            ));
+            record_refused(&refused, accepted, cause, "");
+            return io.reset_on_close();
+        }
+    };
     // Latency matters more than the number of packets; failure only costs that.
     let _ = stream.set_nodelay(true);
     let io = Io::new(stream, inlet.transport.clone());
@@ -149,8 +167,12 @@ async fn handle(
     let mut first = BytesMut::new();
     // Boxed, as is all that is served: most of it is over when a connection waits.
     let greeted = Box::pin(async {
+        let greeting = async {
+            inlet.know().await;
+            greet(&inlet, io, &mut first, peer, accepted).await
+        };
         tokio::select! {
-            greeted = greet(&inlet, io, &mut first, peer, accepted) => Some(greeted),
+            greeted = greeting => Some(greeted),
             () = arrival.close.notified() => None,
             () = drained_for_a_while(phase.clone()) => None,
         }

@@ -11,10 +11,12 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use whodunit_identity::SpiffeId;
 use whodunit_identity::name::workload_of_dns;
-use whodunit_model::Party;
+use whodunit_model::policy::Policy;
 use whodunit_model::record::{Detected, RequestRecord, Side, TlsState};
 use whodunit_model::route_rule::RequestHead;
+use whodunit_model::{Cause, Party};
 
+use super::captures::Captures;
 use super::routes::{Route, Routes, Routing};
 use super::{Start, Worker, own_labels};
 use crate::clock::Instant;
@@ -22,10 +24,12 @@ use crate::config::{Declared, ForwardProtocol, Listener, Target};
 use crate::http::Claim;
 use crate::limits::{self, Limit};
 use crate::metrics::{Labels, Scope, ScopeKey, Transport};
+use crate::net::TcpStream;
 use crate::policy::Guard;
 use crate::tls::{self, Security};
 use crate::upstream::{
-    Balancer, Connector, Endpoint, Limiter, Mesh, destination_labels, plain_labels, target_labels,
+    Balancer, Connector, Endpoint, Known, Limiter, Mesh, destination_labels, plain_labels,
+    target_labels,
 };
 
 /// Most identities of clients with series of their own per listener; the rest shares one.
@@ -35,12 +39,27 @@ const IDENTITIES_MAX: usize = 256;
 /// is there.
 const PING_AFTER: Duration = Duration::from_secs(10);
 
-/// A listener on one thread.
+/// What an inlet is made from, besides its listener.
+pub(super) struct Given {
+    pub(super) address: SocketAddr,
+    /// The address that redirected connections wanted, if the inlet stands for one.
+    pub(super) wanted: Option<SocketAddr>,
+    pub(super) discovery: Option<watch::Receiver<Known>>,
+    pub(super) routing: watch::Receiver<Arc<Routing>>,
+    pub(super) policy: (watch::Receiver<Arc<Policy>>, bool),
+    pub(super) mesh: Mesh,
+    pub(super) seed: u64,
+    pub(super) captures: Option<Captures>,
+}
+
+/// A listener on one thread, or what stands for an address that redirected connections wanted.
 pub(crate) struct Inlet {
     pub(crate) worker: Rc<Worker>,
-    listener: Listener,
-    /// The service that is called, or served.
-    pub(crate) service: Arc<str>,
+    pub(super) listener: Listener,
+    service: Arc<str>,
+    wanted: Option<SocketAddr>,
+    /// What redirected connections wanted, on the listener that accepts them.
+    captures: Option<Captures>,
     /// Where requests go.
     pub(crate) balancer: Balancer,
     /// Keeps the application from more than it can do.
@@ -77,74 +96,148 @@ impl Inlet {
         let each = config.listeners.iter().zip(&start.addresses).enumerate();
         each.map(|(index, (listener, address))| {
             let discovery = start.discovery.get_mut(index).and_then(Option::take);
-            let own = own_labels(&config.workload);
-            let direction = listener.direction.name();
-            let plain = plain_labels(listener.direction, worker.tls.is_some(), false);
-            let labels = target_labels(direction, *address, &plain, &own);
-            let peer = labels.clone().with("peer", "src").text();
-            let service: Arc<str> = match &listener.target {
-                Target::Service(service) => service.name.as_str().into(),
-                Target::Forward(_) if listener.direction == Side::Inbound => {
-                    config.workload.workload.clone()
-                }
-                Target::Forward(_) => Arc::default(),
-            };
-            let mut routing = start.routes[index].clone();
-            let routes = Routes::new(&routing.borrow_and_update(), &own, &mesh, start.seed);
-            let balancer = match (&listener.target, discovery) {
-                (Target::Service(name), Some(discovery)) => {
-                    let seed = start.seed.wrapping_add(index as u64);
-                    Balancer::discovered(name.clone(), discovery, own.clone(), seed, mesh.clone())
-                }
-                (Target::Forward(forward), _) => {
-                    let identity = listener.server_identity.as_deref().unwrap_or_default();
-                    let peer = mesh.peer(identity, "");
-                    let dst = match listener.direction {
-                        Side::Inbound => labels.clone(),
-                        Side::Outbound => {
-                            let tls = mesh.labels(peer.as_ref(), false);
-                            destination_labels(&own, *forward, &Party::default(), "", &tls)
-                        }
-                    };
-                    let transport = dst.clone().with("peer", "dst").text();
-                    let transport = worker.metrics.transport(&transport);
-                    let party = match listener.direction {
-                        Side::Inbound => config.workload.clone(),
-                        Side::Outbound => Party::default(),
-                    };
-                    let connector = Connector::new(*forward, transport, peer, &mesh);
-                    Balancer::fixed(Endpoint::new(connector, party, false, dst.text().into()))
-                }
-                // A configuration without discovery has no such listener.
-                (Target::Service(_), None) => Balancer::empty(),
-            };
-            let (policy, fixed) = start.policies[index].clone();
-            let server = Labels::default()
-                .with("srv_group", "whodunit")
-                .with("srv_kind", "listener")
-                .with("srv_name", &listener.name);
-            let mut guarded = labels.clone();
-            guarded.join(&server);
-            Rc::new(Self {
-                guard: Guard::new(policy, fixed, listener.direction, guarded.text().into()),
-                worker: worker.clone(),
-                listener: listener.clone(),
-                service,
-                balancer,
-                limiter: listener.adaptive_limit.then(Rc::default),
-                routes: RefCell::new(routes),
-                routing: RefCell::new(routing),
-                seed: start.seed,
-                transport: worker.metrics.transport(&peer),
-                labels: labels.text().into(),
+            let routing = start.routes[index].clone();
+            let policy = start.policies[index].clone();
+            let seed = start.seed.wrapping_add(index as u64);
+            let captures = (listener.target == Target::OriginalDst).then(|| Captures {
+                policy: policy.clone(),
+                routing: routing.clone(),
+                follow: start.follow.clone(),
+                mesh: mesh.clone(),
+                seed,
+                addresses: RefCell::default(),
+            });
+            let given = Given {
                 address: *address,
-                secured: RefCell::default(),
-                server_speaks_first: Cell::new(false),
-                last_scope: RefCell::default(),
-                template: RefCell::default(),
-            })
+                wanted: None,
+                discovery,
+                routing,
+                policy,
+                mesh: mesh.clone(),
+                seed,
+                captures,
+            };
+            Self::new(worker, listener, given)
         })
         .collect()
+    }
+
+    /// Returns a listener, or what stands for an address that redirected connections wanted.
+    pub(super) fn new(worker: &Rc<Worker>, listener: &Listener, given: Given) -> Rc<Self> {
+        let config = &worker.config;
+        let Given {
+            address,
+            mesh,
+            seed,
+            ..
+        } = given;
+        let own = own_labels(&config.workload);
+        let direction = listener.direction.name();
+        let plain = plain_labels(listener.direction, worker.tls.is_some(), false);
+        let labels = target_labels(direction, address, &plain, &own);
+        let peer = labels.clone().with("peer", "src").text();
+        let service: Arc<str> = match (&listener.target, listener.direction) {
+            (Target::Service(service), _) => service.name.as_str().into(),
+            (_, Side::Inbound) => config.workload.workload.clone(),
+            (_, Side::Outbound) => Arc::default(),
+        };
+        let mut routing = given.routing;
+        let routes = Routes::new(&routing.borrow_and_update(), &own, &mesh, seed);
+        // An endpoint at an address that nobody needs to look for.
+        let at = |to: SocketAddr| {
+            let identity = listener.server_identity.as_deref().unwrap_or_default();
+            let peer = mesh.peer(identity, "");
+            let (dst, party) = match listener.direction {
+                Side::Inbound => (labels.clone(), config.workload.clone()),
+                Side::Outbound => {
+                    let tls = mesh.labels(peer.as_ref(), false);
+                    let nobody = Party::default();
+                    (destination_labels(&own, to, &nobody, "", &tls), nobody)
+                }
+            };
+            let transport = dst.clone().with("peer", "dst").text();
+            let transport = worker.metrics.transport(&transport);
+            let mut connector = Connector::new(to, transport, peer, &mesh);
+            if given.wanted.is_some() && listener.direction == Side::Inbound {
+                connector = connector.sourced_from_loopback();
+            }
+            Endpoint::new(connector, party, false, dst.text().into())
+        };
+        let balancer = match (&listener.target, given.wanted, given.discovery) {
+            (Target::Service(name), _, Some(discovery)) => {
+                Balancer::discovered(name.clone(), discovery, own.clone(), seed, mesh.clone())
+            }
+            (Target::Forward(forward), _, _) => Balancer::fixed(at(*forward)),
+            (Target::OriginalDst, Some(wanted), Some(discovery)) => {
+                let own = own.clone();
+                Balancer::at_address(at(wanted), discovery, own, seed, mesh.clone())
+            }
+            (Target::OriginalDst, Some(wanted), None) => Balancer::fixed(at(wanted)),
+            // Connections go to what stands for the address that they wanted.
+            (Target::OriginalDst, None, _) => Balancer::empty(),
+            // A configuration without discovery has no such listener.
+            (Target::Service(_), _, None) => Balancer::empty(),
+        };
+        let (policy, fixed) = given.policy;
+        let server = Labels::default()
+            .with("srv_group", "whodunit")
+            .with("srv_kind", "listener")
+            .with("srv_name", &listener.name);
+        let mut guarded = labels.clone();
+        guarded.join(&server);
+        Rc::new(Self {
+            guard: Guard::new(policy, fixed, listener.direction, guarded.text().into()),
+            worker: worker.clone(),
+            listener: listener.clone(),
+            service,
+            wanted: given.wanted,
+            captures: given.captures,
+            balancer,
+            limiter: listener.adaptive_limit.then(Rc::default),
+            routes: RefCell::new(routes),
+            routing: RefCell::new(routing),
+            seed,
+            transport: worker.metrics.transport(&peer),
+            labels: labels.text().into(),
+            address,
+            secured: RefCell::default(),
+            server_speaks_first: Cell::new(false),
+            last_scope: RefCell::default(),
+            template: RefCell::default(),
+        })
+    }
+
+    /// Returns what stands for the address that a connection wanted, itself where no
+    /// connections are redirected to.
+    ///
+    /// # Errors
+    /// When the connection is to be refused, and why.
+    pub(super) fn of(self: &Rc<Self>, stream: &TcpStream) -> Result<Rc<Self>, Cause> {
+        match &self.captures {
+            None => Ok(self.clone()),
+            Some(captures) => captures.inlet(self, stream),
+        }
+    }
+
+    /// Waits until it is known whose address was wanted, but not for long.
+    pub(super) async fn know(&self) {
+        if self.wanted.is_some() {
+            self.balancer.wait().await;
+            self.balancer.refresh(&self.worker.metrics);
+        }
+    }
+
+    /// Returns the service that is called, or served; empty if that is not known.
+    pub(crate) fn service(&self) -> Arc<str> {
+        if self.wanted.is_some() && self.side() == Side::Outbound {
+            return self.balancer.service();
+        }
+        self.service.clone()
+    }
+
+    /// Says whether this still is the service that is called, or served.
+    pub(crate) fn still_serves(&self, service: &Arc<str>) -> bool {
+        self.wanted.is_none() || *service == self.service()
     }
 
     /// Returns the side records of this listener are made on.
@@ -169,6 +262,9 @@ impl Inlet {
         self.balancer.sweep(now);
         self.follow_routes();
         self.routes.borrow().sweep(now);
+        if let Some(captures) = &self.captures {
+            captures.sweep(now);
+        }
     }
 
     /// Takes over what holds for requests from now on, if that has changed.

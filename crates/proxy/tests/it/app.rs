@@ -33,7 +33,12 @@ pub(crate) struct App {
 impl App {
     /// Starts it; it speaks HTTP/1 and HTTP/2.
     pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        Self::start_at(([127, 0, 0, 1], 0).into()).await
+    }
+
+    /// The same at an address.
+    pub(crate) async fn start_at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let app = Self {
             address: listener.local_addr().unwrap(),
             seen: Arc::default(),

@@ -25,6 +25,8 @@ mod junk;
 mod limits;
 mod opaque;
 mod operation;
+#[cfg(target_os = "linux")]
+mod original_dst;
 mod overload;
 mod policy;
 mod records;

@@ -16,7 +16,7 @@ use whodunit_identity::Authority;
 use whodunit_model::policy::Policy;
 use whodunit_model::topology::{Endpoint, Service, ServiceName};
 use whodunit_model::{RequestRecord, RouteRule, Rows};
-use whodunit_wire::destination;
+use whodunit_wire::destination::{self, Target};
 use whodunit_wire::linkerd::destination::destination_server::{Destination, DestinationServer};
 use whodunit_wire::linkerd::destination::{DestinationProfile, GetDestination, Update};
 use whodunit_wire::linkerd::identity::identity_server::{Identity, IdentityServer};
@@ -160,6 +160,11 @@ impl Server {
             .send_replace(Place::At(endpoints.to_vec()));
     }
 
+    /// Tells proxies who has an address: instances of `callee`.
+    pub(crate) fn discover_at(&self, address: SocketAddr, endpoints: &[Endpoint]) {
+        self.discover(&address.to_string(), endpoints);
+    }
+
     /// Tells proxies that there is no such service.
     pub(crate) fn forget(&self, service: &str) {
         self.state.service(service).send_replace(Place::Missing);
@@ -297,8 +302,20 @@ impl Destination for State {
         &self,
         request: Request<GetDestination>,
     ) -> Result<Response<Self::GetStream>, Status> {
-        let name = destination::parse_path(&request.into_inner().path).unwrap();
-        let known = self.service(&name.name).subscribe();
+        let path = request.into_inner().path;
+        let (name, known) = match destination::parse_target(&path).unwrap() {
+            Target::Service(name) => {
+                let known = self.service(&name.name);
+                (name, known)
+            }
+            // An address that nobody was told to have is nobody's.
+            Target::Addr(_) => {
+                let name = destination::parse_path("callee.test").unwrap();
+                let known = self.services.lock().unwrap().get(&path).cloned();
+                (name, known.unwrap_or_else(|| Places::new(Place::Missing)))
+            }
+        };
+        let known = known.subscribe();
         let service = service(name);
         let mut before: Vec<Endpoint> = Vec::new();
         let updates = WatchStream::new(known).map(move |place| match place {
