@@ -8,6 +8,7 @@
 //!
 //! Bytes go in, facts come out: no I/O, and no allocation per frame.
 
+mod fields;
 mod target;
 
 use std::time::Duration;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use crate::clock::Instant;
 use crate::limits::Limit;
 
+use fields::Blocks;
 use target::Target;
 
 /// Bytes of the header of a frame.
@@ -34,6 +36,7 @@ const HEADERS: u8 = 1;
 const PRIORITY_FRAME: u8 = 2;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PUSH_PROMISE: u8 = 5;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
@@ -43,10 +46,15 @@ const PROTOCOL_ERROR: u32 = 1;
 const FLOW_CONTROL_ERROR: u32 = 3;
 const STREAM_CLOSED: u32 = 5;
 const FRAME_SIZE_ERROR: u32 = 6;
+const COMPRESSION_ERROR: u32 = 9;
 
-/// The setting of the window of streams, and the largest value of it.
-const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
+/// Settings with values that are not allowed, and the largest or smallest that are.
+const ENABLE_PUSH: u16 = 2;
+const INITIAL_WINDOW_SIZE: u16 = 4;
+const MAX_FRAME_SIZE: u16 = 5;
 const WINDOW_MAX: u32 = 0x7fff_ffff;
+const FRAME_BYTES_MIN: u32 = 1 << 14;
+const FRAME_BYTES_MAX: u32 = (1 << 24) - 1;
 
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
@@ -151,8 +159,9 @@ pub(crate) struct Watch {
     /// Streams that were opened, and neither served nor refused yet; in rising order.
     waiting: Vec<u32>,
     refused: Vec<Refused>,
-    /// A head that has begun and not ended.
+    /// A head that has begun and not ended, and the stream of the last one.
     open_head: bool,
+    head: u32,
     /// Frames of no use since something useful, and resets beyond the responses that ended,
     /// within the present period.
     idle_frames: u32,
@@ -172,6 +181,8 @@ pub(crate) struct Watch {
     uploading: Vec<u32>,
     /// The rule that was broken first, as far as frames tell.
     broken: Option<u32>,
+    /// The blocks of fields that h2 may not have decoded yet.
+    blocks: Blocks,
 }
 
 impl Default for Watch {
@@ -184,6 +195,7 @@ impl Default for Watch {
             waiting: Vec::new(),
             refused: Vec::new(),
             open_head: false,
+            head: 0,
             idle_frames: 0,
             resets: 0,
             period: None,
@@ -196,6 +208,7 @@ impl Default for Watch {
             settled: false,
             uploading: Vec::new(),
             broken: None,
+            blocks: Blocks::default(),
         }
     }
 }
@@ -207,19 +220,29 @@ impl Watch {
     /// that it refuses them: they no longer end their stream, which trailers have to.
     pub(crate) fn read(&mut self, bytes: &mut [u8]) {
         let mut at = 0;
+        // h2 reads more when it has decoded every whole frame.
+        let is_whole = !self.open_head && !self.is_mid_block();
+        self.blocks.forget(is_whole);
         loop {
-            if self.target.is_looking() && self.input.skip > 0 {
+            if self.is_mid_block() {
                 let end = bytes.len().min(at + self.input.skip as usize);
-                self.look_for_target(&mut bytes[at..end]);
+                if self.target.is_looking() {
+                    self.look_for_target(&mut bytes[at..end]);
+                }
+                self.blocks.extend(&bytes[at..end]);
             }
             let Some(frame) = self.input.next(bytes, &mut at) else {
                 return;
             };
             let ends = frame.flags & END_HEADERS != 0;
             self.check(frame, &bytes[at..]);
+            if matches!(frame.kind, HEADERS | CONTINUATION) {
+                self.blocks.begin(frame.kind, frame.flags);
+            }
             match frame.kind {
                 HEADERS => {
                     self.open_head = !ends;
+                    self.head = frame.stream;
                     if frame.stream > self.highest && frame.stream % 2 == 1 {
                         self.highest = frame.stream;
                         self.target.begin();
@@ -257,6 +280,11 @@ impl Watch {
         }
     }
 
+    /// Says whether more of a frame with fields is to come.
+    const fn is_mid_block(&self) -> bool {
+        self.input.skip > 0 && matches!(self.input.piece[3], HEADERS | CONTINUATION)
+    }
+
     /// Notes the stream of a client that has not ended its side.
     fn upload(&mut self, stream: u32) {
         if self.uploading.len() == WAITING_MAX {
@@ -283,17 +311,21 @@ impl Watch {
     /// Checks what a frame says of itself, and remembers which rule it breaks: h2 ends such a
     /// connection, but says less precisely why.
     fn check(&mut self, frame: Frame, payload: &[u8]) {
-        if self.open_head && frame.kind != CONTINUATION {
-            self.broken.get_or_insert(PROTOCOL_ERROR);
-        }
         let is_ack = frame.flags & ACK != 0;
         if !std::mem::replace(&mut self.settled, true) && (frame.kind != SETTINGS || is_ack) {
             // h2 takes anything as the first frame.
             self.is_violation = true;
         }
+        if self.is_out_of_place(frame) {
+            self.broken.get_or_insert(PROTOCOL_ERROR);
+        }
         let length = frame.length;
         let fits = match frame.kind {
             DATA => {
+                let padding = payload.first().filter(|_| frame.flags & PADDED != 0);
+                if padding.is_some_and(|padding| u32::from(*padding) >= length) {
+                    self.broken.get_or_insert(PROTOCOL_ERROR);
+                }
                 if self.is_ended(frame) {
                     self.broken.get_or_insert(STREAM_CLOSED);
                 }
@@ -308,22 +340,42 @@ impl Watch {
             SETTINGS if is_ack => length == 0,
             SETTINGS => {
                 let count = payload.len().min(length as usize);
-                let too_wide = payload[..count].chunks_exact(6).any(|setting| {
-                    let value = [setting[2], setting[3], setting[4], setting[5]];
-                    setting[..2] == INITIAL_WINDOW_SIZE && u32::from_be_bytes(value) > WINDOW_MAX
-                });
-                if too_wide {
-                    self.broken.get_or_insert(FLOW_CONTROL_ERROR);
+                let wrong = payload[..count].chunks_exact(6).find_map(wrong_setting);
+                if let Some(code) = wrong {
+                    self.broken.get_or_insert(code);
                 }
                 length.is_multiple_of(6)
             }
             PING => length == 8,
             GOAWAY => length >= 8,
-            WINDOW_UPDATE => length == 4,
+            WINDOW_UPDATE => {
+                if length == 4 && payload.get(..4) == Some(&[0; 4]) {
+                    self.broken.get_or_insert(PROTOCOL_ERROR);
+                }
+                length == 4
+            }
             _ => true,
         };
         if !fits {
             self.broken.get_or_insert(FRAME_SIZE_ERROR);
+        }
+    }
+
+    /// Says whether a frame comes where none of its kind may, or on such a stream.
+    const fn is_out_of_place(&self, frame: Frame) -> bool {
+        if self.open_head != (frame.kind == CONTINUATION) {
+            return true;
+        }
+        match frame.kind {
+            DATA | RST_STREAM => frame.stream == 0 || frame.stream > self.highest,
+            HEADERS => frame.stream.is_multiple_of(2),
+            PRIORITY_FRAME => frame.stream == 0,
+            SETTINGS | PING | GOAWAY => frame.stream != 0,
+            WINDOW_UPDATE => frame.stream > self.highest,
+            PUSH_PROMISE => true,
+            // Only the stream of the head that is open may go on.
+            CONTINUATION => frame.stream != self.head,
+            _ => false,
         }
     }
 
@@ -405,7 +457,11 @@ impl Watch {
                 GOAWAY => {
                     let is_general =
                         bytes.get(at + 4..at + 8) == Some(&PROTOCOL_ERROR.to_be_bytes());
-                    let code = self.broken.filter(|_| is_general);
+                    let broken = || {
+                        let coding = || self.blocks.are_undecodable().then_some(COMPRESSION_ERROR);
+                        self.broken.or_else(coding)
+                    };
+                    let code = if is_general { broken() } else { None };
                     replace = code.map(|code| (at + 4, code.to_be_bytes())).or(replace);
                 }
                 _ => {}
@@ -452,6 +508,22 @@ impl Watch {
     /// Returns the limit that the client has passed by frames of no use.
     pub(crate) const fn flood(&self) -> Option<Limit> {
         self.flood
+    }
+}
+
+/// Returns the error that a setting is, if its value is not allowed.
+fn wrong_setting(setting: &[u8]) -> Option<u32> {
+    let [a, b, value @ ..] = setting else {
+        return None;
+    };
+    let value = u32::from_be_bytes(value.try_into().ok()?);
+    match u16::from_be_bytes([*a, *b]) {
+        ENABLE_PUSH if value > 1 => Some(PROTOCOL_ERROR),
+        INITIAL_WINDOW_SIZE if value > WINDOW_MAX => Some(FLOW_CONTROL_ERROR),
+        MAX_FRAME_SIZE if !(FRAME_BYTES_MIN..=FRAME_BYTES_MAX).contains(&value) => {
+            Some(PROTOCOL_ERROR)
+        }
+        _ => None,
     }
 }
 
@@ -556,6 +628,29 @@ mod tests {
         check(all, b"\x00\x05x-sum\x01/", false);
         check(all, b"\xbe", false);
         check(all, b"", false);
+    }
+
+    #[test]
+    fn a_block_that_cannot_be_decoded_is_told_however_it_comes() {
+        let goaway = frame(GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 1]);
+        let cases: [(&[u8], Option<u32>); 3] = [
+            (&[0x82, 0xc6], Some(COMPRESSION_ERROR)),
+            (&[0x82, 0x00, 0x01, b'A', 0x00, 0xc6], None),
+            (&[0x82, 0x00, 0x01, b'a', 0x00], None),
+        ];
+        for (block, code) in cases {
+            for size in 1..60 {
+                let mut watch = Watch::default();
+                let (begin, rest) = block.split_at(1);
+                let begin = frame(HEADERS, 0, 3, begin);
+                let rest = frame(CONTINUATION, END_HEADERS, 3, rest);
+                for piece in [opened(&[]), begin, rest].concat().chunks_mut(size) {
+                    watch.read(piece);
+                }
+                let expected = code.map(|code| (13, code.to_be_bytes()));
+                assert_eq!(watch.wrote(&goaway), expected, "{block:x?} by {size}");
+            }
+        }
     }
 
     #[test]

@@ -8,6 +8,8 @@
 //! Only the fields before the path are walked over, and nothing is decoded but a path whose
 //! bits look like it. Entries of the dynamic table were literals once and were changed then.
 
+use super::fields::CODES;
+
 /// Most fields before which the path has to be: method, scheme and authority.
 const FIELDS_MAX: u8 = 4;
 
@@ -24,12 +26,6 @@ const FRAGMENT: u32 = 0xffa;
 const FRAGMENT_BITS: u32 = 12;
 #[cfg(test)]
 const OTHER: u32 = 0xffb;
-
-/// How many symbols have codes of each length, by which a canonical code is read.
-const CODES: [u32; 31] = [
-    0, 0, 0, 0, 0, 10, 26, 32, 6, 0, 5, 3, 2, 6, 2, 3, 0, 0, 0, 3, 8, 13, 26, 29, 12, 4, 15, 19,
-    29, 0, 4,
-];
 
 /// What is known of a field by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -79,6 +79,9 @@ impl App {
         let head = (target, request.headers().clone(), request.version());
         self.seen.lock().unwrap().push(head);
         let path = request.uri().path().to_owned();
+        // hyper leaves the body away over HTTP/1 alone.
+        let is_http2 = request.version() == Version::HTTP_2;
+        let bodiless = is_http2 && request.method() == http::Method::HEAD;
         let mut response = Response::new(text("hello"));
         match path.as_str() {
             "/echo" => {
@@ -131,6 +134,9 @@ impl App {
                     *response.body_mut() = empty();
                 }
             }
+        }
+        if bodiless {
+            *response.body_mut() = empty();
         }
         if path.starts_with("/test.Service/") {
             let grpc = "application/grpc".parse().unwrap();
