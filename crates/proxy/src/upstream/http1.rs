@@ -69,6 +69,10 @@ impl Pool {
         }
     }
 
+    fn clear(&self) {
+        self.idle.borrow_mut().clear();
+    }
+
     pub(super) fn sweep(&self, now: Instant) {
         // Whatever an endpoint says unasked is the answer to nobody's request.
         self.idle
@@ -159,6 +163,10 @@ impl Lease {
                 if !self.reused {
                     let met_http2 = self.exchange.borrow().met_frames();
                     self.endpoint.doubt_lack_of_http2(met_http2);
+                } else if matches!(cause, Cause::ClosedEarly | Cause::Reset) {
+                    // Whatever ended this one, a restart or patience at its end, has ended
+                    // the others too: the next request is not to find that out anew.
+                    self.endpoint.http1.clear();
                 }
                 let unsent = self.exchange.borrow().is_unsent();
                 let (request, parts) = match kept.filter(|_| unsent) {

@@ -22,6 +22,7 @@ mod http;
 mod http1;
 mod http2;
 mod junk;
+mod kept_connections;
 mod limits;
 mod opaque;
 mod operation;

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::Frame;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use whodunit_model::record::{Kind, Side};
 use whodunit_model::redact::Attributes;
@@ -15,7 +17,7 @@ use whodunit_model::{Cause, Outcome, RequestRecord};
 use whodunit_proxy::Running;
 
 use crate::app::{App, tcp};
-use crate::client::{Answer, fetch, http1, whole};
+use crate::client::{Answer, fetch, http1, say, whole};
 use crate::mesh::{Setup, at, end, endpoint, record_where, wait_for};
 use crate::server::Server;
 
@@ -36,6 +38,9 @@ async fn resetting(failures: usize) -> (SocketAddr, Counts) {
                 let text = String::from_utf8_lossy(&bytes).into_owned();
                 let whole = text.split_once("\r\n\r\n").is_some_and(|(head, body)| {
                     let head = head.to_lowercase();
+                    if head.contains("transfer-encoding: chunked") {
+                        return body.ends_with("0\r\n\r\n");
+                    }
                     let length = head.split("content-length: ").nth(1);
                     let length = length.and_then(|rest| rest.lines().next()?.parse().ok());
                     body.len() >= length.unwrap_or(0)
@@ -172,6 +177,144 @@ async fn a_route_may_allow_more_and_the_body_is_sent_again() {
     assert_eq!((last.attempts, &*why), (1, "body"));
     assert_eq!(counts.lock().unwrap()["/safe/two"], 1);
     finish(proxy).await;
+}
+
+/// Sends a request with a body, of a length that is told in front or not.
+async fn put(to: SocketAddr, target: &str, length: usize, told: bool) -> Answer {
+    let body = Bytes::from("x".repeat(length));
+    let request = Request::put(target).header("host", "callee.test");
+    let body = if told {
+        Full::new(body).boxed()
+    } else {
+        // Two pieces, so that the second is what makes it too long.
+        let pieces = [body.slice(..length / 2), body.slice(length / 2..)];
+        let frames = pieces.map(|piece| Ok(Frame::data(piece)));
+        StreamBody::new(tokio_stream::iter(frames)).boxed()
+    };
+    let request = request.body(body).unwrap();
+    whole(http1(to, request).await).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_is_kept_up_to_64_kib_and_no_byte_more() {
+    let (app, counts) = resetting(1).await;
+    let server = Server::start().await;
+    let proxy = proxy(&server, app, "").await;
+    for told in [true, false] {
+        for (length, kept) in [(1, true), (65_536, true), (65_537, false), (300_000, false)] {
+            let target = format!("/{length}-{told}");
+            let answer = put(at(&proxy, "callee"), &target, length, told).await;
+            let (status, tries) = if kept {
+                (StatusCode::OK, 2)
+            } else {
+                (StatusCode::BAD_GATEWAY, 1)
+            };
+            assert_eq!(answer.status, status, "{target}");
+            assert_eq!(counts.lock().unwrap()[&target], tries, "{target}");
+            if kept {
+                let count = answer.body.iter().filter(|byte| **byte == b'x').count();
+                assert_eq!(count, length, "the same body, {target}");
+                let (_, last) = rows(&server, &target).await;
+                assert_eq!(last.request_bytes, length as u64, "counted once");
+            }
+        }
+    }
+    finish(proxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_methods_that_may_be_repeated_are() {
+    let (app, counts) = resetting(1).await;
+    let server = Server::start().await;
+    let proxy = proxy(&server, app, "").await;
+    for (method, repeated) in [
+        ("GET", true),
+        ("HEAD", true),
+        ("OPTIONS", true),
+        ("TRACE", true),
+        ("PUT", true),
+        ("DELETE", true),
+        ("POST", false),
+        ("PATCH", false),
+        ("PURGE", false),
+        ("get", false),
+        ("QUERY", false),
+    ] {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("/{method}"))
+            .header("host", "callee.test")
+            .body(Full::new(Bytes::new()))
+            .unwrap();
+        let status = http1(at(&proxy, "callee"), request).await.status();
+        let tries = counts.lock().unwrap()[&format!("/{method}")];
+        let expected = if repeated {
+            (StatusCode::OK, 2)
+        } else {
+            (StatusCode::BAD_GATEWAY, 1)
+        };
+        assert_eq!((status, tries), expected, "{method}");
+    }
+    finish(proxy).await;
+}
+
+/// An application that says this to every request, and then resets the connection.
+async fn saying(text: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    let address = tcp(move |mut stream| {
+        let counted = counted.clone();
+        async move {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                match stream.read_u8().await {
+                    Ok(byte) => head.push(byte),
+                    Err(_) => return,
+                }
+            }
+            counted.fetch_add(1, Ordering::SeqCst);
+            stream.write_all(text.as_bytes()).await.unwrap();
+            stream.flush().await.unwrap();
+            // What it said has to be read before the reset is seen.
+            let mut byte = [0; 1];
+            let read = stream.read(&mut byte);
+            let _ = tokio::time::timeout(Duration::from_millis(50), read).await;
+            socket2::SockRef::from(&stream)
+                .set_linger(Some(Duration::ZERO))
+                .unwrap();
+        }
+    })
+    .await;
+    (address, asked)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_tried_again_once_the_client_got_a_byte() {
+    let route = "[[listener.route]]\nretry = { attempts = 5, non_idempotent = true, \
+                 on = [\"reset\", \"closed_early\", \"5xx\"] }\n";
+    for text in [
+        "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+    ] {
+        let (app, asked) = saying(text).await;
+        let server = Server::start().await;
+        let proxy = proxy(&server, app, route).await;
+        let answer = say(
+            at(&proxy, "callee"),
+            b"GET /cut HTTP/1.1\r\nhost: callee.test\r\n\r\n",
+        )
+        .await;
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
+        assert!(!answer.contains("\r\n0\r\n"), "cut visibly: {answer}");
+        let (attempts, last) = rows(&server, "/cut").await;
+        assert_eq!((attempts.len(), last.attempts), (0, 1));
+        assert_eq!(last.outcome, Outcome::Failure);
+        assert_eq!(asked.load(Ordering::SeqCst), 1, "{text}");
+        finish(proxy).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
