@@ -3,9 +3,10 @@
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
+
+use crate::process::Process;
 
 /// Requests in each direction; `CARDINALITY=500000` makes it a million in all.
 const REQUESTS: usize = 10_000;
@@ -47,18 +48,6 @@ fn application() -> SocketAddr {
     address
 }
 
-struct Process {
-    child: Child,
-    addresses: Vec<SocketAddr>,
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// Starts a proxy of its own process and returns its ports: in, out, admin.
 fn start(application: SocketAddr) -> Process {
     let listener = |name: &str, direction: &str| {
@@ -67,44 +56,12 @@ fn start(application: SocketAddr) -> Process {
              direction = \"{direction}\"\nprotocol = \"http1\"\nforward = \"{application}\"\n"
         )
     };
-    let config = format!(
-        "[workload]\nnamespace = \"n\"\nname = \"w\"\ninstance = \"w-0\"\n\
-         [admin]\nlisten = \"127.0.0.1:0\"\n[capture]\nheaders = [\"x-tenant\"]\n{}{}",
+    let tables = format!(
+        "[capture]\nheaders = [\"x-tenant\"]\n{}{}",
         listener("in", "inbound"),
         listener("out", "outbound")
     );
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("proxy.toml");
-    std::fs::write(&path, config).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_whodunit-proxy"))
-        .arg("--config")
-        .arg(&path)
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let mut addresses = Vec::new();
-    while addresses.len() < 3 {
-        let line = lines.next().expect("it never listens").unwrap();
-        if line.contains("listening") || line.contains("admin") {
-            let rest = line.split("address=").nth(1).expect("an address");
-            let address = rest.split_whitespace().next().expect("an address");
-            addresses.push(address.parse::<SocketAddr>().expect("an address"));
-        }
-    }
-    thread::spawn(move || lines.for_each(drop));
-    Process { child, addresses }
-}
-
-fn memory(process: &Process) -> u64 {
-    let path = format!("/proc/{}/status", process.child.id());
-    let status = std::fs::read_to_string(path).unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .unwrap();
-    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    kib << 10
+    Process::start(&tables, None)
 }
 
 /// Sends requests that have nothing in common, numbered from `first`.
@@ -157,12 +114,12 @@ fn hosts_paths_and_agents_without_end_cost_a_bounded_amount() {
         send(address, 0, 100);
     }
     scrape(admin);
-    let before = memory(&process);
+    let before = process.memory();
     for address in [inbound, outbound] {
         send(address, 100, requests);
     }
     let text = scrape(admin);
-    let growth = memory(&process).saturating_sub(before);
+    let growth = process.memory().saturating_sub(before);
     let series = text.lines().filter(|line| !line.starts_with('#')).count();
     let told = format!(
         "{} requests: {} KiB more, scrape {} KiB, {series} series",

@@ -5,6 +5,7 @@ mod client;
 mod mesh;
 #[path = "../../../identity/tests/it/mint.rs"]
 mod mint;
+mod process;
 mod server;
 
 mod admin;
@@ -18,6 +19,8 @@ mod discovery;
 mod failures;
 mod frames;
 mod grpc;
+#[cfg(target_os = "linux")]
+mod hostile;
 mod http;
 mod http1;
 mod http2;
