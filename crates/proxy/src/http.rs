@@ -14,10 +14,10 @@ mod serve;
 mod stream;
 mod upgrade;
 
-pub(crate) use body::{RequestBody, ResponseBody};
+pub(crate) use body::{Outgoing, RequestBody, ResponseBody};
 pub(crate) use head::Claim;
 pub(crate) use http1::{Wire, serve_http1};
-pub(crate) use http2::{ReceivedBody, send_body, serve_http2};
+pub(crate) use http2::{ReceivedBody, Upload, serve_http2};
 pub(crate) use reply::{refuse_connection, refuse_preface};
 pub(crate) use serve::{Refusal, record_bad_head};
 pub(crate) use stream::{Incoming, StreamError};

@@ -22,15 +22,14 @@ pub(crate) use endpoint::{Connector, Endpoint, InFlight, Mesh};
 pub(crate) use error::{Failed, h2_cause, io_cause};
 pub(crate) use exchange::Exchange;
 pub(crate) use greeting::Greeting;
-pub(crate) use http1::SentHead;
 pub(crate) use limiter::{Limiter, TooMany, Turn};
 
 use std::rc::Rc;
 
-use http::{Request, Response};
+use http::Response;
 use whodunit_model::Cause;
 
-use crate::http::{Incoming, RequestBody};
+use crate::http::{Incoming, Outgoing};
 use crate::net::Io;
 
 /// How to speak to an endpoint.
@@ -66,6 +65,28 @@ impl Lease {
     /// Gets a connection to an endpoint: a pooled one, or a new one. `repeatable` says that the
     /// request may be sent again if the endpoint hangs up.
     pub(crate) async fn acquire(
+        endpoint: &Rc<Endpoint>,
+        wish: Wish,
+        repeatable: bool,
+    ) -> Result<Self, Cause> {
+        if let Some(lease) = Self::at_once(endpoint, wish, repeatable) {
+            return Ok(lease);
+        }
+        // Rare, and large: connecting has room of its own.
+        Box::pin(Self::connected(endpoint, wish, repeatable)).await
+    }
+
+    /// Takes a connection that is there.
+    fn at_once(endpoint: &Rc<Endpoint>, wish: Wish, repeatable: bool) -> Option<Self> {
+        let cautious = matches!(wish, Wish::PreferHttp2 { .. });
+        if wish == Wish::Only(Version::Http1) || (cautious && endpoint.lacks_http2()) {
+            http1::Lease::at_once(endpoint, repeatable, false).map(Self::Http1)
+        } else {
+            http2::Lease::at_once(endpoint).map(Self::Http2)
+        }
+    }
+
+    async fn connected(
         endpoint: &Rc<Endpoint>,
         wish: Wish,
         repeatable: bool,
@@ -113,11 +134,11 @@ impl Lease {
     /// Sends the request and waits for the head of the response.
     pub(crate) async fn send(
         &mut self,
-        request: Request<RequestBody>,
+        outgoing: &mut Outgoing,
     ) -> Result<Response<Incoming>, Failed> {
         match self {
-            Self::Http1(lease) => lease.send(request).await,
-            Self::Http2(lease) => lease.send(request).await,
+            Self::Http1(lease) => lease.send(outgoing).await,
+            Self::Http2(lease) => lease.send(outgoing).await,
         }
     }
 

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use whodunit_model::Cause;
@@ -30,6 +31,15 @@ enum Inner {
     Stream(Incoming),
     /// Kept, so that it can be sent again.
     Kept(Replayed),
+}
+
+/// A request on its way to an endpoint, in one place for all its tries: a future that hands
+/// it on by value keeps room for it at each step.
+pub(crate) struct Outgoing {
+    /// The head; none once a connection has taken it.
+    pub(crate) parts: Option<Parts>,
+    /// The body; none once a connection has taken it.
+    pub(crate) body: Option<RequestBody>,
 }
 
 /// The body of a request on its way to an endpoint.
@@ -206,7 +216,7 @@ impl Body for ResponseBody {
 pub(crate) struct Relayed {
     inner: Incoming,
     /// What was read of it to decide about the response.
-    first: Option<Frame<Bytes>>,
+    first: Option<Box<Frame<Bytes>>>,
     messages: Messages,
     patience: Option<Box<Patience>>,
     grpc: bool,
@@ -252,7 +262,7 @@ impl Relayed {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
         let frame = match self.first.take() {
-            Some(first) => Some(Ok(first)),
+            Some(first) => Some(Ok(*first)),
             None => match Pin::new(&mut self.inner).poll_frame(cx) {
                 Poll::Ready(frame) => frame,
                 Poll::Pending => {

@@ -1,20 +1,21 @@
 //! Sends a request to an endpoint, and again or to another one where that is safe.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Response;
 use http::header::{HOST, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Request, Response};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt as _;
 use whodunit_model::Cause;
 use whodunit_model::record::{Protocol, Side, TlsState, Twin};
 use whodunit_model::route_rule::RequestHead;
 
-use super::body::{RequestBody, grpc_status};
+use super::body::{Outgoing, grpc_status};
 use super::patience::{Patience, grpc_timeout, grpc_timeout_text};
 use super::reply::relayed_fault;
 use super::retry::{Next, Tries};
@@ -24,9 +25,7 @@ use super::{head, interim};
 use crate::call::{Call, Fault};
 use crate::config::ForwardProtocol;
 use crate::limits::{self, Limit};
-use crate::upstream::{
-    Balancer, Endpoint, InFlight, Lease, Nowhere, SentHead, TooMany, Turn, Version, Wish,
-};
+use crate::upstream::{Balancer, Endpoint, InFlight, Lease, Nowhere, TooMany, Turn, Version, Wish};
 use crate::worker::{Inlet, Route};
 
 /// Most endpoints that are tried for one connection.
@@ -52,7 +51,7 @@ pub(super) struct Kept {
     /// Counts the request as in flight to the endpoint.
     pub(super) in_flight: InFlight,
     /// What was read of the body already.
-    pub(super) first: Option<Frame<Bytes>>,
+    pub(super) first: Option<Box<Frame<Bytes>>>,
     /// How long the end is waited for; none for ever.
     pub(super) patience: Option<Box<Patience>>,
     /// Whether a proxy of ours stands before the endpoint.
@@ -77,13 +76,19 @@ struct Forwarding<'a> {
 pub(crate) async fn forward(
     inlet: &Inlet,
     call: &mut Call,
-    request: Request<RequestBody>,
+    outgoing: &mut Outgoing,
     upgrade: bool,
     hops: u32,
 ) -> Result<Answered, Refusal> {
-    let (mut parts, body) = request.into_parts();
     let protocol = call.note(|record| record.protocol);
-    let route = route(inlet, call, &parts, protocol);
+    let Outgoing {
+        parts: Some(parts),
+        body: Some(body),
+    } = outgoing
+    else {
+        return Err(lost(inlet));
+    };
+    let route = route(inlet, call, parts, protocol);
     if head::strip_hop(&mut parts.headers, upgrade) && !body.is_end_stream() {
         interim::go_on();
     }
@@ -105,6 +110,8 @@ pub(crate) async fn forward(
     } else {
         None
     };
+    let rules = &route.rule.retries;
+    let mut tries = Tries::new(parts, body, rules, protocol);
     let mut patience = Patience::new(call.state(), route.rule.timeouts, asked);
     call.deadline(patience.deadline());
     let balancer = match route.choose() {
@@ -124,12 +131,15 @@ pub(crate) async fn forward(
         hops,
     };
     let late = |cause| forwarding.refusal(cause, None);
-    patience.bound(balancer.wait()).await.map_err(late)?;
+    if !balancer.has_heard() {
+        let mut heard = Box::pin(balancer.wait());
+        patience.bound(heard.as_mut()).await.map_err(late)?;
+    }
     let turn = match &inlet.limiter {
         None => None,
         Some(limiter) => Some(match limiter.turn() {
             Some(turn) => turn,
-            None => match patience.bound(limiter.wait()).await.map_err(late)? {
+            None => match patience.bound(pin!(limiter.wait())).await.map_err(late)? {
                 Ok(turn) => turn,
                 Err(TooMany) => {
                     let text = "the application has more requests than it can answer in time";
@@ -138,9 +148,19 @@ pub(crate) async fn forward(
             },
         }),
     };
-    forwarding
-        .run(call, Request::from_parts(parts, body), patience, turn)
-        .await
+    let running = forwarding.run(call, outgoing, &mut tries, &mut patience, turn);
+    let mut answered = running.await?;
+    answered.kept.patience = patience.is_limited().then(|| Box::new(patience));
+    Ok(answered)
+}
+
+/// Refuses a request that was given away before it was sent, which no way leads to.
+fn lost(inlet: &Inlet) -> Refusal {
+    let cause = Cause::Unknown;
+    Refusal {
+        fault: Fault::seen_from(inlet.side(), cause, false),
+        text: cause.explanation().to_owned(),
+    }
 }
 
 /// Returns what holds for a request, and records which rule says so.
@@ -163,19 +183,19 @@ impl Forwarding<'_> {
     async fn run(
         &self,
         call: &mut Call,
-        mut request: Request<RequestBody>,
-        mut patience: Patience,
+        outgoing: &mut Outgoing,
+        tries: &mut Tries,
+        patience: &mut Patience,
         mut turn: Option<Turn>,
     ) -> Result<Answered, Refusal> {
         let rules = &self.route.rule.retries;
         let budget = self.balancer.budget();
         budget.deposit(rules.budget);
-        let mut tries = Tries::new(&mut request, rules, self.protocol);
         let mut counted = false;
         loop {
             patience.begin_try();
-            let reached = self.reach(call, &mut tries, counted);
-            let (endpoint, in_flight, mut lease) = match patience.bound(reached).await {
+            let reached = patience.bound(pin!(self.reach(call, tries, counted))).await;
+            let (endpoint, in_flight, mut lease) = match reached {
                 Ok(reached) => reached?,
                 Err(cause) => return Err(self.refusal(cause, None)),
             };
@@ -183,23 +203,23 @@ impl Forwarding<'_> {
             if self.protocol == Protocol::Grpc && speaks == Version::Http1 {
                 return Err(self.refusal(Cause::NotHttp2, Some(&endpoint)));
             }
-            let (mut parts, body) = request.into_parts();
-            self.prepare(call, &mut parts, &endpoint, speaks, &patience)?;
-            tries.keep_head(&parts, rules, self.version);
-            request = Request::from_parts(parts, body);
+            let Some(parts) = &mut outgoing.parts else {
+                return Err(lost(self.inlet));
+            };
+            self.prepare(call, parts, &endpoint, speaks, patience)?;
+            tries.keep_head(parts, rules, self.version);
             in_flight.sent();
-            let sent = patience.bound(lease.send(request)).await;
+            let sent = patience.bound(pin!(lease.send(outgoing))).await;
             let mut told = None;
             let (cause, next) = 'sent: {
                 match sent {
-                    Ok(Ok(mut response)) => {
+                    Ok(Ok(response)) => {
                         patience.head_came();
                         if let Some(fault) = self.refused_unseen(&response, &endpoint)
                             && self.balancer.count() > tries.tried.len() + 1
                         {
-                            let kept = response.extensions_mut().remove::<SentHead>();
-                            let next = tries.unprocessed(call, kept.map(|SentHead(head)| head));
-                            if let Next::Again(_) = next {
+                            let next = tries.unprocessed(call, outgoing);
+                            if let Next::Again = next {
                                 in_flight.unreachable(Cause::ConnectRefused);
                                 told = Some(fault);
                                 break 'sent (fault.cause, next);
@@ -209,8 +229,13 @@ impl Forwarding<'_> {
                         if let Some(turn) = turn.take() {
                             turn.answered(latency, now);
                         }
-                        let peeked = self.judge(call, response, &mut patience).await;
-                        match peeked {
+                        // Rare, and large: looking into a response has room of its own.
+                        let judged = if rules.attempts_max < 2 {
+                            Judged::Fine(response, None)
+                        } else {
+                            Box::pin(self.judge(call, response, patience)).await
+                        };
+                        match judged {
                             Judged::Fine(response, first) => {
                                 return Ok(Answered {
                                     response,
@@ -218,14 +243,14 @@ impl Forwarding<'_> {
                                         lease,
                                         in_flight,
                                         first,
-                                        patience: patience.is_limited().then(|| Box::new(patience)),
+                                        patience: None,
                                         meshed: endpoint.meshed,
                                     },
                                     endpoint,
                                 });
                             }
                             Judged::Failing(response, first, cause) => {
-                                let next = tries.by_rule(call, rules, budget);
+                                let next = tries.by_rule(call, outgoing, rules, budget);
                                 if let Next::GiveUp(why) = next {
                                     note_give_up(call, why);
                                     call.unanswered();
@@ -235,9 +260,7 @@ impl Forwarding<'_> {
                                             lease,
                                             in_flight,
                                             first,
-                                            patience: patience
-                                                .is_limited()
-                                                .then(|| Box::new(patience)),
+                                            patience: None,
                                             meshed: endpoint.meshed,
                                         },
                                         endpoint,
@@ -256,21 +279,19 @@ impl Forwarding<'_> {
                         if let Some(cause) = call.state().client_failure() {
                             return Err(self.refusal(cause, Some(&endpoint)));
                         }
-                        let cause = failed.cause;
-                        if failed.request.is_none() {
+                        if !failed.unsent {
                             in_flight.failed();
                         }
                         let reused = lease.is_reused();
-                        (
-                            cause,
-                            tries.after_failure(call, failed, reused, rules, budget),
-                        )
+                        let next =
+                            tries.after_failure(call, outgoing, &failed, reused, rules, budget);
+                        (failed.cause, next)
                     }
                     Err(cause) => {
                         in_flight.failed();
                         let next =
                             if cause == Cause::ResponseHeadersTimeout && rules.on_cause(cause) {
-                                tries.by_rule(call, rules, budget)
+                                tries.by_rule(call, outgoing, rules, budget)
                             } else {
                                 Next::GiveUp(None)
                             };
@@ -280,24 +301,23 @@ impl Forwarding<'_> {
             };
             drop(lease);
             match next {
-                Next::Unsent(again) => {
+                Next::Unsent => {
                     counted = true;
                     if speaks == Version::Http2 {
                         // It ends its connections, so it is about to end itself.
                         tries.tried.push(endpoint.address);
                     }
-                    request = *again;
                 }
-                Next::Again(again) => {
+                Next::Again => {
                     counted = false;
                     // The endpoint may have begun with it, so this was a try of its own.
                     let seen = || Fault::seen_from(self.inlet.side(), cause, endpoint.meshed);
                     call.attempt_failed(told.unwrap_or_else(seen));
                     call.unanswered();
                     tries.tried.push(endpoint.address);
-                    request = *again;
-                    let pause = tokio::time::sleep(tries.pause(self.balancer.below(256)));
-                    if let Err(cause) = patience.bound(pause).await {
+                    let pause = tries.pause(self.balancer.below(256));
+                    let mut pause = Box::pin(tokio::time::sleep(pause));
+                    if let Err(cause) = patience.bound(pause.as_mut()).await {
                         return Err(self.refusal(cause, Some(&endpoint)));
                     }
                 }
@@ -331,7 +351,7 @@ impl Forwarding<'_> {
     async fn reach(
         &self,
         call: &Call,
-        tries: &mut Tries,
+        tries: &Tries,
         counted: bool,
     ) -> Result<(Rc<Endpoint>, InFlight, Lease), Refusal> {
         // Only a try after another one has waited for something else before.
@@ -436,8 +456,8 @@ impl Forwarding<'_> {
         Ok(())
     }
 
-    /// Decides whether a response is good enough; reads the first frame of a gRPC response
-    /// where its status matters.
+    /// Decides whether a response is good enough, where there is a rule for that; reads the
+    /// first frame of a gRPC response where its status matters.
     async fn judge(
         &self,
         call: &Call,
@@ -445,9 +465,6 @@ impl Forwarding<'_> {
         patience: &mut Patience,
     ) -> Judged {
         let rules = &self.route.rule.retries;
-        if rules.attempts_max < 2 {
-            return Judged::Fine(response, None);
-        }
         let status = response.status().as_u16();
         if rules.on_status(status) {
             call.note(|record| record.status = status);
@@ -465,12 +482,12 @@ impl Forwarding<'_> {
             return Judged::Fine(response, None);
         }
         let mut response = response;
-        let frame = match patience.bound(response.body_mut().frame()).await {
+        let frame = match patience.bound(pin!(response.body_mut().frame())).await {
             Ok(frame) => frame,
             Err(cause) => return Judged::Late(cause),
         };
         let first = match frame {
-            Some(Ok(frame)) => frame,
+            Some(Ok(frame)) => Box::new(frame),
             None => return Judged::Fine(response, None),
             Some(Err(error)) => return Judged::Late(error.cause()),
         };
@@ -521,9 +538,9 @@ impl Forwarding<'_> {
 /// What is thought of a response.
 enum Judged {
     /// It goes to the client, with what was read of it.
-    Fine(Response<Incoming>, Option<Frame<Bytes>>),
+    Fine(Response<Incoming>, Option<Box<Frame<Bytes>>>),
     /// The rule says that another try may help.
-    Failing(Response<Incoming>, Option<Frame<Bytes>>, Cause),
+    Failing(Response<Incoming>, Option<Box<Frame<Bytes>>>, Cause),
     /// It did not go on.
     Late(Cause),
 }

@@ -307,16 +307,33 @@ fn reset_cause(reset: Result<Reason, h2::Error>) -> Cause {
 }
 
 /// Sends the body of a request to an endpoint, as fast as it takes it.
-pub(crate) async fn send_body(body: RequestBody, stream: SendStream<Bytes>) {
-    let mut body = pin!(body);
-    let mut sending = Sending {
-        stream,
-        waiting: None,
-        // Nothing is assigned to a stream before its connection opens it. The first piece may
-        // as well wait there, and a short request is done with.
-        eager: true,
-    };
-    poll_fn(|cx| sending.poll(cx, body.as_mut())).await;
+pub(crate) struct Upload {
+    body: RequestBody,
+    sending: Sending,
+}
+
+impl Upload {
+    /// Begins to send.
+    pub(crate) const fn new(body: RequestBody, stream: SendStream<Bytes>) -> Self {
+        let sending = Sending {
+            stream,
+            waiting: None,
+            // Nothing is assigned to a stream before its connection opens it. The first piece
+            // may as well wait there, and a short request is done with.
+            eager: true,
+        };
+        Self { body, sending }
+    }
+}
+
+impl Future for Upload {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        let sent = this.sending.poll(cx, Pin::new(&mut this.body));
+        sent.map(|_| ())
+    }
 }
 
 /// Sends a body; returns why it was given up if the other side did not want it.

@@ -4,7 +4,7 @@
 //! at four times within its length, so it may be noticed up to a quarter late.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -83,16 +83,18 @@ impl Patience {
         self.head_by = None;
     }
 
-    /// Waits for `work`, but not longer than the limits allow.
-    pub(super) async fn bound<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Cause> {
-        let mut work = pin!(work);
-        poll_fn(|cx| {
+    /// Waits for `work`, but not longer than the limits allow. The work stays where it is: one
+    /// that is handed over would have room in the caller's future and in this one.
+    pub(super) fn bound<T>(
+        &mut self,
+        mut work: Pin<&mut impl Future<Output = T>>,
+    ) -> impl Future<Output = Result<T, Cause>> {
+        poll_fn(move |cx| {
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
                 return Poll::Ready(Ok(done));
             }
             self.poll(cx).map(Err)
         })
-        .await
     }
 
     /// Becomes ready with the limit that was reached.

@@ -4,15 +4,15 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use http::Method;
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
-use http::{Method, Request};
 use http_body::Body as _;
 use whodunit_model::Cause;
 use whodunit_model::record::Protocol;
 use whodunit_model::route_rule::{RETRY_BODY_BYTES_MAX, Retries};
 
-use super::body::RequestBody;
+use super::body::{Outgoing, RequestBody};
 use super::http1::Wire;
 use super::replay::Replay;
 use crate::call::Call;
@@ -33,9 +33,9 @@ const PAUSE_MAX: Duration = Duration::from_millis(250);
 /// What a failed try leads to.
 pub(super) enum Next {
     /// The same once more on another connection: nothing was sent.
-    Unsent(Box<Request<RequestBody>>),
+    Unsent,
     /// Another try.
-    Again(Box<Request<RequestBody>>),
+    Again,
     /// No other try; why not, where that is worth a word.
     GiveUp(Option<&'static str>),
 }
@@ -64,13 +64,14 @@ enum Body {
 impl Tries {
     /// Prepares a request for more than one try, if it may come to that.
     pub(super) fn new(
-        request: &mut Request<RequestBody>,
+        parts: &Parts,
+        body: &mut RequestBody,
         rules: &Retries,
         protocol: Protocol,
     ) -> Self {
         let idempotent = protocol != Protocol::Grpc
             && matches!(
-                *request.method(),
+                parts.method,
                 Method::GET
                     | Method::HEAD
                     | Method::OPTIONS
@@ -79,8 +80,8 @@ impl Tries {
                     | Method::DELETE
             );
         let by_rule = rules.attempts_max > 1 && (idempotent || rules.non_idempotent);
-        let body = if request.body().is_end_stream() {
-            Body::Empty(request.body().client())
+        let body = if body.is_end_stream() {
+            Body::Empty(body.client())
         } else {
             // An endpoint may refuse a request unseen, which is no reason to fail it.
             let most = if by_rule {
@@ -88,12 +89,12 @@ impl Tries {
             } else {
                 RETRY_BODY_BYTES_MAX
             };
-            let length = request.headers().get(CONTENT_LENGTH);
+            let length = parts.headers.get(CONTENT_LENGTH);
             let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
             if length.is_some_and(|length| length > most.into()) {
                 Body::Stream
             } else {
-                let kept = request.body_mut().keep(most as usize);
+                let kept = body.keep(most as usize);
                 kept.map_or(Body::Stream, Body::Kept)
             }
         };
@@ -127,44 +128,47 @@ impl Tries {
     pub(super) fn after_failure(
         &mut self,
         call: &Call,
-        failed: Failed,
+        outgoing: &mut Outgoing,
+        failed: &Failed,
         reused: bool,
         rules: &Retries,
         budget: &Budget,
     ) -> Next {
-        if let Some(request) = failed.request {
+        if failed.unsent {
             self.stale += 1;
             return if self.stale <= STALE_MAX {
-                Next::Unsent(request)
+                Next::Unsent
             } else {
                 Next::GiveUp(None)
             };
         }
-        if let Some(parts) = failed.parts {
-            self.head = Some(parts);
-        }
+        self.take_back(outgoing);
         let closed = matches!(failed.cause, Cause::ClosedEarly | Cause::Reset);
         // The connection was given up by the endpoint while the request was on its way.
         let raced = reused && closed && self.idempotent;
         if (failed.unprocessed || raced) && self.has_more() {
-            return self.again(call);
+            return self.again(call, outgoing);
         }
         if rules.on_cause(failed.cause) {
-            return self.by_rule(call, rules, budget);
+            return self.by_rule(call, outgoing, rules, budget);
         }
         Next::GiveUp(None)
     }
 
-    /// Decides after an answer which says that the request was not even begun; `head` is the
-    /// request's, if the connection kept it.
-    pub(super) fn unprocessed(&mut self, call: &Call, head: Option<Parts>) -> Next {
-        if let Some(head) = head {
-            self.head = Some(Box::new(head));
-        }
+    /// Decides after an answer which says that the request was not even begun.
+    pub(super) fn unprocessed(&mut self, call: &Call, outgoing: &mut Outgoing) -> Next {
+        self.take_back(outgoing);
         if self.has_more() {
-            self.again(call)
+            self.again(call, outgoing)
         } else {
             Next::GiveUp(None)
+        }
+    }
+
+    /// Keeps the head that was sent, where the connection left it.
+    fn take_back(&mut self, outgoing: &mut Outgoing) {
+        if let Some(parts) = outgoing.parts.take() {
+            self.head = Some(Box::new(parts));
         }
     }
 
@@ -174,7 +178,13 @@ impl Tries {
     }
 
     /// Decides after a try that failed in a way the rule names.
-    pub(super) fn by_rule(&mut self, call: &Call, rules: &Retries, budget: &Budget) -> Next {
+    pub(super) fn by_rule(
+        &mut self,
+        call: &Call,
+        outgoing: &mut Outgoing,
+        rules: &Retries,
+        budget: &Budget,
+    ) -> Next {
         if self.failed + 1 >= rules.attempts_max.into() {
             return Next::GiveUp((rules.attempts_max > 1).then_some("attempts"));
         }
@@ -188,7 +198,7 @@ impl Tries {
             crate::limits::hit(Limit::RetryBudget);
             return Next::GiveUp(Some("budget"));
         }
-        self.again(call)
+        self.again(call, outgoing)
     }
 
     /// Says whether the request could be sent once more.
@@ -201,7 +211,7 @@ impl Tries {
             }
     }
 
-    fn again(&mut self, call: &Call) -> Next {
+    fn again(&mut self, call: &Call, outgoing: &mut Outgoing) -> Next {
         if !self.can_repeat() {
             return Next::GiveUp(Some("body"));
         }
@@ -215,7 +225,9 @@ impl Tries {
             Body::Stream => RequestBody::empty(call.state().clone(), None),
         };
         self.failed += 1;
-        Next::Again(Box::new(Request::from_parts(*head, body)))
+        outgoing.parts = Some(*head);
+        outgoing.body = Some(body);
+        Next::Again
     }
 
     /// Returns how long to wait before the next try: `random` spreads those of many requests.

@@ -11,7 +11,7 @@ use whodunit_model::Cause;
 use whodunit_model::id::{BootId, RequestId};
 use whodunit_model::record::{Protocol, RequestRecord, Side, Twin};
 
-use super::body::{Relayed, RequestBody, ResponseBody, grpc_status};
+use super::body::{Outgoing, Relayed, RequestBody, ResponseBody, grpc_status};
 use super::forward::{self, Answered};
 use super::head::{self, Claim};
 use super::reply::{relayed_fault, reply};
@@ -23,13 +23,16 @@ use crate::limits::{self, Limit};
 use crate::worker::{Connection, Inlet};
 
 /// Serves one request: records it, checks it, forwards it, and hands back the answer.
-pub(crate) async fn serve(
+///
+/// What it begins with is done before the future is made, so that the future has room for one
+/// copy of the request only.
+pub(crate) fn serve(
     connection: Rc<Connection>,
     request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
-    let _busy = connection.begin_request();
-    let inlet = &connection.inlet;
+) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> {
+    let busy = connection.begin_request();
     let (mut parts, body) = request.into_parts();
+    let inlet = &connection.inlet;
     let claim = connection.proven(head::take_claim(&mut parts.headers, &inlet.worker));
     let to_twin = inlet.side() == Side::Inbound && claim.id.is_some();
     let hops = claim.hops;
@@ -40,19 +43,28 @@ pub(crate) async fn serve(
             .guard
             .judge(&inlet.worker, connection.peer, &call, &parts)
     };
-    let result = match admit(inlet, &parts, hops).and_then(|()| police()) {
-        Ok(()) => {
-            let wish = head::wanted_upgrade(&parts);
-            let body = RequestBody::new(body, call.state().clone(), grpc);
-            let request = Request::from_parts(parts, body);
-            match forward::forward(inlet, &mut call, request, wish.is_some(), hops).await {
-                Ok(answered) => return Ok(answer(inlet, call, answered, wish.as_ref(), to_twin)),
-                Err(refusal) => refusal,
-            }
-        }
-        Err(refusal) => refusal,
+    let admitted = admit(inlet, &parts, hops).and_then(|()| police());
+    let wish = head::wanted_upgrade(&parts);
+    let body = RequestBody::new(body, call.state().clone(), grpc);
+    let mut outgoing = Outgoing {
+        parts: Some(parts),
+        body: Some(body),
     };
-    Ok(refuse(inlet, call, &result, grpc, to_twin))
+    async move {
+        let inlet = &connection.inlet;
+        let upgrade = wish.is_some();
+        let result = match admitted {
+            Ok(()) => forward::forward(inlet, &mut call, &mut outgoing, upgrade, hops).await,
+            Err(refusal) => Err(refusal),
+        };
+        let response = match result {
+            Ok(answered) => answer(inlet, call, answered, wish.as_ref(), to_twin),
+            Err(refusal) => refuse(inlet, call, &refusal, grpc, to_twin),
+        };
+        // The request counts until its call is told how it ended.
+        drop(busy);
+        Ok(response)
+    }
 }
 
 /// Why a request was not answered by an endpoint.

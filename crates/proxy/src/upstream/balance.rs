@@ -137,6 +137,13 @@ impl Balancer {
         }
     }
 
+    /// Says whether discovery has said something, or nobody asks it.
+    pub(crate) fn has_heard(&self) -> bool {
+        self.discovery
+            .as_ref()
+            .is_none_or(|discovery| discovery.borrow().borrow().heard)
+    }
+
     /// Waits until discovery has said something, at most [`DISCOVERY_WAIT`].
     pub(crate) async fn wait(&self) {
         let Some(discovery) = &self.discovery else {

@@ -2,20 +2,14 @@
 
 use std::io;
 
-use http::Request;
-use http::request::Parts;
 use whodunit_model::Cause;
-
-use crate::http::RequestBody;
 
 /// A request that got no response.
 pub(crate) struct Failed {
     /// Why.
     pub(crate) cause: Cause,
-    /// The request, if not a byte of it was sent.
-    pub(crate) request: Option<Box<Request<RequestBody>>>,
-    /// The head, if it was sent and the connection kept it.
-    pub(crate) parts: Option<Box<Parts>>,
+    /// Whether not a byte of the request was sent, so that the same may go out once more.
+    pub(crate) unsent: bool,
     /// Whether the endpoint surely did nothing with it: any request may be sent again.
     pub(crate) unprocessed: bool,
 }

@@ -5,9 +5,8 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Duration;
 
+use http::Response;
 use http::header::{CONTENT_LENGTH, UPGRADE};
-use http::request::Parts;
-use http::{Request, Response};
 use http_body::Body as _;
 use whodunit_model::Cause;
 
@@ -16,7 +15,7 @@ use super::error::Failed;
 use super::exchange::Exchange;
 use crate::clock::Instant;
 use crate::h1::Framing;
-use crate::http::{Incoming, RequestBody};
+use crate::http::{Incoming, Outgoing, RequestBody, Wire};
 use crate::limits::{self, Limit};
 use crate::net::Io;
 
@@ -89,11 +88,6 @@ fn idle_time(seconds: u32) -> Duration {
     earlier.max(announced / 2).min(IDLE)
 }
 
-/// The head of a request that was answered with a failure, in the extensions of the answer:
-/// the failure may say that the request is to go elsewhere.
-#[derive(Clone)]
-pub(crate) struct SentHead(pub(crate) Parts);
-
 /// A connection for one request.
 pub(crate) struct Lease {
     exchange: Rc<RefCell<Exchange>>,
@@ -112,42 +106,49 @@ impl Lease {
         repeatable: bool,
         on_trial: bool,
     ) -> Result<Self, Cause> {
-        let (io, reused) = match endpoint.http1.take(repeatable) {
-            Some(io) => (io, true),
-            None => match endpoint.connector.connect().await {
-                Ok(io) => (io, false),
-                Err(cause) => {
-                    // Whatever listens there the next time may be something else.
-                    endpoint.forget_lack_of_http2();
-                    return Err(cause);
-                }
-            },
-        };
-        Ok(Self {
+        if let Some(lease) = Self::at_once(endpoint, repeatable, on_trial) {
+            return Ok(lease);
+        }
+        match endpoint.connector.connect().await {
+            Ok(io) => Ok(Self::on(io, endpoint, false, on_trial)),
+            Err(cause) => {
+                // Whatever listens there the next time may be something else.
+                endpoint.forget_lack_of_http2();
+                Err(cause)
+            }
+        }
+    }
+
+    /// Takes a connection that was used before, if there is one.
+    pub(super) fn at_once(
+        endpoint: &Rc<Endpoint>,
+        repeatable: bool,
+        on_trial: bool,
+    ) -> Option<Self> {
+        let io = endpoint.http1.take(repeatable)?;
+        Some(Self::on(io, endpoint, true, on_trial))
+    }
+
+    fn on(io: Io, endpoint: &Rc<Endpoint>, reused: bool, on_trial: bool) -> Self {
+        Self {
             exchange: Rc::new(RefCell::new(Exchange::new(io))),
             endpoint: endpoint.clone(),
             reused,
             on_trial,
-        })
+        }
     }
 
+    /// Sends a request and waits for the head of the response. The head of the request stays
+    /// where it is, and so does a body that has nothing to send.
     pub(super) async fn send(
         &mut self,
-        request: Request<RequestBody>,
+        outgoing: &mut Outgoing,
     ) -> Result<Response<Incoming>, Failed> {
-        let (parts, body) = request.into_parts();
-        let client = body.client();
-        let mut kept = Some(body);
-        if let Err(why) = self
-            .exchange
-            .borrow_mut()
-            .begin(&parts, &mut kept, client.as_deref())
-        {
-            tracing::debug!(%why, "refused a request that HTTP/1.1 cannot say");
+        let client = outgoing.body.as_ref().and_then(RequestBody::client);
+        if let Err(cause) = self.begin(outgoing, client.as_deref()) {
             return Err(Failed {
-                cause: Cause::BadRequestHead,
-                request: None,
-                parts: None,
+                cause,
+                unsent: false,
                 unprocessed: false,
             });
         }
@@ -169,14 +170,9 @@ impl Lease {
                     self.endpoint.http1.clear();
                 }
                 let unsent = self.exchange.borrow().is_unsent();
-                let (request, parts) = match kept.filter(|_| unsent) {
-                    Some(body) => (Some(Box::new(Request::from_parts(parts, body))), None),
-                    None => (None, Some(Box::new(parts))),
-                };
                 return Err(Failed {
                     cause,
-                    request,
-                    parts,
+                    unsent: unsent && outgoing.body.is_some(),
                     unprocessed: unsent,
                 });
             }
@@ -187,9 +183,6 @@ impl Lease {
         }
         let mut response = Response::new(Incoming::Endpoint(self.exchange.clone()));
         *response.status_mut() = head.status;
-        if head.status.is_server_error() {
-            response.extensions_mut().insert(SentHead(parts));
-        }
         let mut fields = head.fields;
         let is_exact = matches!(head.framing, Framing::Length(_));
         let map = if client.is_some() {
@@ -210,6 +203,20 @@ impl Lease {
             response.headers_mut().insert(UPGRADE, protocol);
         }
         Ok(response)
+    }
+
+    /// Writes the head, and takes the body if it has anything to send.
+    fn begin(&self, outgoing: &mut Outgoing, client: Option<&Wire>) -> Result<(), Cause> {
+        let Outgoing { parts, body } = outgoing;
+        let Some(parts) = parts else {
+            return Err(Cause::Unknown);
+        };
+        let begun = self.exchange.borrow_mut().begin(parts, body, client);
+        begun.map_err(|why| {
+            tracing::debug!(%why, "refused a request that HTTP/1.1 cannot say");
+            outgoing.parts = None;
+            Cause::BadRequestHead
+        })
     }
 
     /// Takes the connection out, once it has switched to another protocol.

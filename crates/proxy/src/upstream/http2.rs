@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::{LocalBoxFuture, Shared};
-use h2::client::{Builder, SendRequest};
+use h2::client::{Builder, ResponseFuture, SendRequest};
 use http::{Request, Response};
 use http_body::Body as _;
 use tokio::task::AbortHandle;
@@ -22,7 +22,7 @@ use super::error::{Failed, h2_cause, is_unprocessed};
 use super::greeting::{Greeting, Told};
 use crate::clock::Instant;
 use crate::coalesce::Coalesced;
-use crate::http::{HEADER_LIST_BYTES_MAX, Incoming, ReceivedBody, RequestBody, interim, send_body};
+use crate::http::{HEADER_LIST_BYTES_MAX, Incoming, Outgoing, ReceivedBody, Upload, interim};
 use crate::limits::{self, Limit};
 
 /// Streams per connection before another one is opened: what common servers allow.
@@ -77,6 +77,8 @@ struct Connection {
     /// Completes once; whoever needs the connection first drives it.
     connecting: Shared<LocalBoxFuture<'static, Result<Sender, Cause>>>,
     greeting: Rc<Greeting>,
+    /// Tells how the connection is, once it is there. Nothing is sent with this one.
+    sender: RefCell<Option<Sender>>,
     streams_max: usize,
     /// Requests that have a lease, which the task of the connection watches.
     streams: Rc<Cell<usize>>,
@@ -89,7 +91,7 @@ impl Connection {
     fn is_usable(self: &Rc<Self>, leaving: &mut bool) -> bool {
         match self.connecting.peek() {
             None => self.users() > 0,
-            Some(Ok(sender)) => match closed(sender) {
+            Some(Ok(_)) => match self.closed() {
                 None => true,
                 Some(why) => {
                     *leaving |= why.is_go_away() && why.is_remote();
@@ -100,6 +102,37 @@ impl Connection {
         }
     }
 
+    /// Looks at how the connection is, if it is there.
+    fn ask<T>(&self, question: impl FnOnce(&mut Sender) -> T) -> Option<T> {
+        let mut sender = self.sender.borrow_mut();
+        if sender.is_none() {
+            *sender = self.connecting.peek()?.as_ref().ok().cloned();
+        }
+        sender.as_mut().map(question)
+    }
+
+    /// Returns why the connection takes no further streams: it has ended, a GOAWAY came, or
+    /// no stream ids are left. None if it takes them.
+    fn closed(&self) -> Option<h2::Error> {
+        let mut context = Context::from_waker(Waker::noop());
+        match self.ask(|sender| sender.poll_ready(&mut context))? {
+            Poll::Ready(Err(error)) => Some(error),
+            Poll::Ready(Ok(())) | Poll::Pending => None,
+        }
+    }
+
+    /// Returns how many streams the endpoint takes, as far as it has told; before that none is
+    /// sent.
+    fn allowed(&self) -> usize {
+        self.ask(|sender| sender.current_max_send_streams())
+            .unwrap_or(STREAMS_UNTOLD)
+    }
+
+    /// Says whether the endpoint has told how many streams it takes.
+    fn has_spoken(&self) -> bool {
+        self.allowed() > STREAMS_UNTOLD
+    }
+
     /// How many requests have it: those with a stream and those that wait for it to be made.
     /// All but the pool's own reference are theirs.
     fn users(self: &Rc<Self>) -> usize {
@@ -107,11 +140,15 @@ impl Connection {
     }
 
     fn has_room(self: &Rc<Self>) -> bool {
-        let allowed = match self.connecting.peek() {
-            Some(Ok(sender)) if has_spoken(sender) => sender.current_max_send_streams(),
-            _ => self.streams_max,
+        let users = self.users();
+        if users >= self.streams_max {
+            return false;
+        }
+        let allowed = match self.allowed() {
+            STREAMS_UNTOLD => self.streams_max,
+            allowed => allowed,
         };
-        self.users() < allowed.min(self.streams_max)
+        users < allowed
     }
 }
 
@@ -151,6 +188,7 @@ impl Pool {
                 let connection = Rc::new(Connection {
                     connecting: connecting.boxed_local().shared(),
                     greeting,
+                    sender: RefCell::default(),
                     streams_max: if endpoint.connector.peer().is_some() {
                         PEER_STREAMS_MAX
                     } else {
@@ -186,21 +224,6 @@ fn least(connections: &[Rc<Connection>]) -> Option<&Rc<Connection>> {
     connections
         .iter()
         .min_by_key(|connection| connection.users())
-}
-
-/// Returns why a connection takes no further streams: it has ended, a GOAWAY came, or no
-/// stream ids are left. None if it takes them.
-fn closed(sender: &Sender) -> Option<h2::Error> {
-    let mut context = Context::from_waker(Waker::noop());
-    match sender.clone().poll_ready(&mut context) {
-        Poll::Ready(Err(error)) => Some(error),
-        Poll::Ready(Ok(())) | Poll::Pending => None,
-    }
-}
-
-/// Says whether the endpoint has told how many streams it takes, before which none is sent.
-fn has_spoken(sender: &Sender) -> bool {
-    sender.current_max_send_streams() > STREAMS_UNTOLD
 }
 
 fn connect(
@@ -267,7 +290,6 @@ async fn drive(mut connection: h2::client::Connection<Coalesced, Bytes>, streams
 
 /// A stream of a connection.
 pub(crate) struct Lease {
-    sender: Sender,
     connection: Rc<Connection>,
     pub(super) reused: bool,
     /// Sends the body of the request.
@@ -275,6 +297,28 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
+    /// Takes a stream of a connection that is there, if one has room.
+    pub(super) fn at_once(endpoint: &Rc<Endpoint>) -> Option<Self> {
+        let connections = endpoint.http2.connections.borrow();
+        let chosen = least(&connections)?;
+        let known = chosen.greeting.told() == Some(Told::Http2);
+        let there = chosen.connecting.peek().is_some_and(Result::is_ok);
+        if !known || !there || !chosen.has_room() || chosen.closed().is_some() {
+            return None;
+        }
+        endpoint.note_http2();
+        Some(Self::on(chosen.clone(), true))
+    }
+
+    fn on(connection: Rc<Connection>, reused: bool) -> Self {
+        connection.streams.set(connection.streams.get() + 1);
+        Self {
+            connection,
+            reused,
+            upload: None,
+        }
+    }
+
     /// Takes a stream; with `cautious` of a connection on which the endpoint speaks HTTP/2.
     /// With `trial` an endpoint that hung up is told from one that failed.
     pub(super) async fn acquire(
@@ -283,13 +327,13 @@ impl Lease {
         trial: bool,
     ) -> Result<Self, Refused> {
         let (connection, reused) = endpoint.http2.pick(endpoint, cautious);
-        let sender = match connection.connecting.peek() {
+        let connected = match connection.connecting.peek() {
             Some(result) => result.clone(),
             None => connection.connecting.clone().await,
         };
         let told = connection.greeting.told();
-        let refused = match (&sender, told) {
-            (Err(cause), _) => Some(Refused::Failed(*cause)),
+        let refused = match (connected, told) {
+            (Err(cause), _) => Some(Refused::Failed(cause)),
             (Ok(_), Some(Told::Other)) => Some(Refused::Other),
             (Ok(_), Some(Told::Ended(_))) if trial => Some(Refused::Silent),
             // What ended without a word fails when it is used, as one that ends later does.
@@ -298,86 +342,84 @@ impl Lease {
         if told == Some(Told::Http2) {
             endpoint.note_http2();
         }
-        match (sender, refused) {
-            (Ok(sender), None) => {
-                connection.streams.set(connection.streams.get() + 1);
-                Ok(Self {
-                    sender,
-                    connection,
-                    reused,
-                    upload: None,
-                })
-            }
-            (_, refused) => {
-                endpoint.http2.forget(&connection);
-                Err(refused.unwrap_or(Refused::Other))
-            }
+        if let Some(refused) = refused {
+            endpoint.http2.forget(&connection);
+            return Err(refused);
         }
+        Ok(Self::on(connection, reused))
     }
 
+    /// Sends a request and waits for the head of the response.
     pub(super) async fn send(
         &mut self,
-        request: Request<RequestBody>,
+        outgoing: &mut Outgoing,
     ) -> Result<Response<Incoming>, Failed> {
-        if let Err(error) = poll_fn(|cx| self.sender.poll_ready(cx)).await {
-            // A connection that was used is only old; an endpoint that ends a new one is going.
-            let old = self.reused && has_spoken(&self.sender);
-            let (request, parts) = if old {
-                (Some(Box::new(request)), None)
-            } else {
-                (None, Some(Box::new(request.into_parts().0)))
-            };
-            return Err(Failed {
-                cause: h2_cause(&error),
-                request,
-                parts,
-                unprocessed: true,
-            });
-        }
-        let greeting = self.connection.greeting.clone();
-        let failed = |error: h2::Error| Failed {
-            cause: h2_cause(&error),
-            request: None,
-            parts: None,
-            // What does not speak HTTP/2 has understood nothing.
-            unprocessed: is_unprocessed(&error) || greeting.told() == Some(Told::Other),
-        };
-        let (mut parts, body) = request.into_parts();
-        if let Some(client) = body.client() {
-            client.with_fields(|fields| fields.complete(&mut parts.headers));
-        }
-        let ended = body.is_end_stream();
-        let head = Request::from_parts(parts, ());
-        let sent = self.sender.send_request(head, ended);
-        let (mut response, stream) = sent.map_err(|error| Failed {
-            // Nothing was even queued; what HTTP/2 cannot say would not be said elsewhere.
-            unprocessed: error.is_io() || error.is_remote(),
-            ..failed(error)
-        })?;
-        if !ended {
+        let (mut response, mut upload) = self.begin(outgoing)?;
+        let response = poll_fn(|cx| {
             // The body of a short request is there already, and needs no task of its own.
-            let mut upload = Box::pin(send_body(body, stream));
-            let sent = poll_fn(|cx| Poll::Ready(upload.as_mut().poll(cx).is_ready())).await;
-            if !sent {
-                let upload = tokio::task::spawn_local(upload);
+            if let Some(mut sending) = upload.take()
+                && Pin::new(&mut sending).poll(cx).is_pending()
+            {
+                let upload = tokio::task::spawn_local(sending);
                 self.upload = Some(upload.abort_handle());
             }
-        }
-        let response = poll_fn(|cx| {
             while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
                 interim::pass(interim);
             }
             Pin::new(&mut response).poll(cx)
         });
         let response = response.await.map_err(|error| {
-            let unsent = !has_spoken(&self.sender);
-            let failed = failed(error);
+            let unsent = !self.connection.has_spoken();
+            let failed = self.failed(&error);
             Failed {
                 unprocessed: failed.unprocessed || unsent,
                 ..failed
             }
         })?;
         Ok(response.map(|body| Incoming::Http2(ReceivedBody(body))))
+    }
+
+    /// Opens the stream, and returns what the body is sent with, if there is one.
+    fn begin(&self, outgoing: &mut Outgoing) -> Result<(ResponseFuture, Option<Upload>), Failed> {
+        if let Some(error) = self.connection.closed() {
+            return Err(Failed {
+                cause: h2_cause(&error),
+                // A connection that was used is only old; an endpoint that ends a new one is
+                // going.
+                unsent: self.reused && self.connection.has_spoken(),
+                unprocessed: true,
+            });
+        }
+        let sender = self.connection.ask(|sender| sender.clone());
+        let outgoing = (outgoing.parts.take(), outgoing.body.take());
+        let (Some(mut sender), (Some(mut parts), Some(body))) = (sender, outgoing) else {
+            return Err(Failed {
+                cause: Cause::Unknown,
+                unsent: false,
+                unprocessed: false,
+            });
+        };
+        if let Some(client) = body.client() {
+            client.with_fields(|fields| fields.complete(&mut parts.headers));
+        }
+        let ended = body.is_end_stream();
+        let sent = sender.send_request(Request::from_parts(parts, ()), ended);
+        let (response, stream) = sent.map_err(|error| Failed {
+            // Nothing was even queued; what HTTP/2 cannot say would not be said elsewhere.
+            unprocessed: error.is_io() || error.is_remote(),
+            ..self.failed(&error)
+        })?;
+        Ok((response, (!ended).then(|| Upload::new(body, stream))))
+    }
+
+    fn failed(&self, error: &h2::Error) -> Failed {
+        let other = self.connection.greeting.told() == Some(Told::Other);
+        Failed {
+            cause: h2_cause(error),
+            unsent: false,
+            // What does not speak HTTP/2 has understood nothing.
+            unprocessed: is_unprocessed(error) || other,
+        }
     }
 
     /// Lets the rest of the request go on: an endpoint may read it after its response.
@@ -404,6 +446,7 @@ mod tests {
     fn a_connection_nobody_waits_for_any_more_is_given_up() {
         let connection = Rc::new(Connection {
             connecting: std::future::pending().boxed_local().shared(),
+            sender: RefCell::default(),
             greeting: Rc::default(),
             streams_max: STREAMS_MAX,
             streams: Rc::default(),
