@@ -4,7 +4,10 @@
 //! request smuggling. A witness keeps the bytes that were forwarded; parsers of other people's
 //! habits must all read the same messages there.
 
+mod dice;
+mod generated;
 pub(crate) mod lax;
+mod models;
 mod requests;
 mod responses;
 pub(crate) mod witness;

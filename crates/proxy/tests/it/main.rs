@@ -34,6 +34,7 @@ mod original_dst;
 mod overload;
 mod policy;
 mod records;
+mod recovery;
 mod retries;
 mod rolling;
 mod routes;

@@ -5,7 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::StatusCode;
+use http_body_util::{Empty, Full};
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -15,8 +19,8 @@ use whodunit_model::record::{Kind, Side};
 use whodunit_proxy::Running;
 
 use crate::app::tcp;
-use crate::client::fetch;
-use crate::mesh::{Setup, at, end, record_where};
+use crate::client::{call, fetch, http2, whole};
+use crate::mesh::{Pair, Setup, at, end, record_where};
 use crate::server::Server;
 
 /// Requests that the application works on at once, and how long each takes.
@@ -150,6 +154,92 @@ async fn three_times_too_much_is_shed_at_once_and_the_rest_is_done() {
     );
     crate::sending::conserved(&proxy).await;
     end(proxy).await;
+}
+
+/// The same application over gRPC.
+async fn busy_grpc() -> SocketAddr {
+    let workers = Arc::new(Semaphore::new(AT_ONCE));
+    tcp(move |stream| {
+        let workers = workers.clone();
+        async move {
+            let service = hyper::service::service_fn(move |_| {
+                let workers = workers.clone();
+                async move {
+                    let _worker = workers.acquire().await.unwrap();
+                    sleep(EACH).await;
+                    let response = http::Response::builder()
+                        .header("content-type", "application/grpc")
+                        .header("grpc-status", "0");
+                    response.body(Empty::<Bytes>::new())
+                }
+            });
+            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            let _ = server.serve_connection(TokioIo::new(stream), service).await;
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_that_is_shed_is_unavailable_and_not_tried_again() {
+    let pair = Pair::start("grpc", busy_grpc().await).await;
+    let mut sender = http2::<Full<Bytes>>(pair.address()).await;
+    let mut asked = JoinSet::new();
+    let mut ask = |sender: &mut SendRequest<Full<Bytes>>| {
+        let response = sender.send_request(call("Any", vec![]));
+        asked.spawn(async move {
+            let start = Instant::now();
+            let answer = whole(response.await.unwrap()).await.unwrap();
+            (answer, start.elapsed())
+        });
+    };
+    // What it can do shows what is usual.
+    for _ in 0..40 {
+        ask(&mut sender);
+        sleep(EACH / 2).await;
+    }
+    let mut ticks = interval(Duration::from_millis(3));
+    for _ in 0..900 {
+        ticks.tick().await;
+        ask(&mut sender);
+    }
+    let answers = asked.join_all().await;
+    let mut shed = Vec::new();
+    for (answer, took) in &answers {
+        // Whatever becomes of a call, it is told in the words of gRPC.
+        assert_eq!(answer.status, StatusCode::OK);
+        assert_eq!(answer.headers["content-type"], "application/grpc");
+        match answer.headers["grpc-status"].to_str().unwrap() {
+            "0" => assert!(!answer.headers.contains_key("whodunit-cause")),
+            code => {
+                assert_eq!(code, "14", "{answer:?}");
+                assert_eq!(answer.headers["whodunit-cause"], "load_shed");
+                assert!(!answer.headers["grpc-message"].is_empty());
+                shed.push(*took);
+            }
+        }
+    }
+    shed.sort();
+    assert!(!shed.is_empty() && shed.len() < answers.len());
+    let median = shed[shed.len() / 2];
+    assert!(median < Duration::from_millis(500), "{median:?}");
+    // The callee's proxy does not even begin; the caller's does not begin again.
+    for (side, attempts) in [(Side::Inbound, 0), (Side::Outbound, 1)] {
+        let row = record_where(&pair.server, |row| {
+            (row.side, row.cause, row.kind) == (side, Cause::LoadShed, Kind::Request)
+        });
+        let row = row.await;
+        let seen = (row.status, row.grpc_status, row.attempts);
+        assert_eq!(seen, (200, Some(14), attempts), "{side:?}");
+    }
+    // When the rush is over, all is done again.
+    for _ in 0..10 {
+        let response = sender.send_request(call("Any", vec![])).await.unwrap();
+        let answer = whole(response).await.unwrap();
+        assert_eq!(answer.headers["grpc-status"], "0", "{answer:?}");
+    }
+    drop(sender);
+    pair.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
