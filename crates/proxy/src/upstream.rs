@@ -131,6 +131,15 @@ impl Lease {
         }
     }
 
+    /// Says whether the client has got an interim response from here: there must be no other
+    /// answer then.
+    pub(crate) fn has_passed_interim(&self) -> bool {
+        match self {
+            Self::Http1(lease) => lease.has_passed_interim(),
+            Self::Http2(lease) => lease.has_passed_interim,
+        }
+    }
+
     /// Sends the request and waits for the head of the response.
     pub(crate) async fn send(
         &mut self,

@@ -210,6 +210,7 @@ impl Forwarding<'_> {
             tries.keep_head(parts, rules, self.version);
             in_flight.sent();
             let sent = patience.bound(pin!(lease.send(outgoing))).await;
+            tries.has_begun = lease.has_passed_interim();
             let mut told = None;
             let (cause, next) = 'sent: {
                 match sent {

@@ -46,6 +46,8 @@ pub(super) struct Tries {
     pub(super) tried: Vec<SocketAddr>,
     /// Tries that failed.
     pub(super) failed: u32,
+    /// The client has got an interim response, so this is the last try.
+    pub(super) has_begun: bool,
     stale: usize,
     idempotent: bool,
     body: Body,
@@ -101,6 +103,7 @@ impl Tries {
         Self {
             tried: Vec::new(),
             failed: 0,
+            has_begun: false,
             stale: 0,
             idempotent,
             body,
@@ -146,7 +149,7 @@ impl Tries {
         let closed = matches!(failed.cause, Cause::ClosedEarly | Cause::Reset);
         // The connection was given up by the endpoint while the request was on its way.
         let raced = reused && closed && self.idempotent;
-        if (failed.unprocessed || raced) && self.has_more() {
+        if (failed.unprocessed || raced) && self.has_more() && !self.has_begun {
             return self.again(call, outgoing);
         }
         if rules.on_cause(failed.cause) {
@@ -185,6 +188,9 @@ impl Tries {
         rules: &Retries,
         budget: &Budget,
     ) -> Next {
+        if self.has_begun {
+            return Next::GiveUp((rules.attempts_max > 1).then_some("interim"));
+        }
         if self.failed + 1 >= rules.attempts_max.into() {
             return Next::GiveUp((rules.attempts_max > 1).then_some("attempts"));
         }

@@ -44,6 +44,8 @@ pub(crate) struct Exchange {
     deaf: bool,
     method: Method,
     interim: usize,
+    /// One of them went on to the client.
+    has_passed: bool,
     decoder: Option<BodyDecoder>,
     keep_alive: bool,
     /// Seconds for which the endpoint keeps an idle connection, if it says so.
@@ -67,6 +69,7 @@ impl Exchange {
             deaf: false,
             method: Method::GET,
             interim: 0,
+            has_passed: false,
             decoder: None,
             keep_alive: false,
             idle_s: None,
@@ -216,6 +219,7 @@ impl Exchange {
                     return Poll::Ready(Ok(head));
                 }
                 self.interim += 1;
+                self.has_passed |= head.status != StatusCode::CONTINUE;
                 if self.interim > INTERIM_MAX {
                     limits::hit(Limit::Interim);
                     return Poll::Ready(Err(Cause::BadResponseHead));
@@ -297,6 +301,11 @@ impl Exchange {
                 Err(error) => return Poll::Ready(Some(Err(error.into()))),
             }
         }
+    }
+
+    /// Says whether the client has got an interim response from here.
+    pub(super) const fn has_passed_interim(&self) -> bool {
+        self.has_passed
     }
 
     /// Returns how much of the response body is left, where that is known.

@@ -219,6 +219,11 @@ impl Lease {
         })
     }
 
+    /// Says whether the client has got an interim response from here.
+    pub(super) fn has_passed_interim(&self) -> bool {
+        self.exchange.borrow().has_passed_interim()
+    }
+
     /// Takes the connection out, once it has switched to another protocol.
     pub(super) fn into_io(self) -> Option<Io> {
         self.exchange.borrow_mut().take_io()

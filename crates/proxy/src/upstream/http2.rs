@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::{LocalBoxFuture, Shared};
 use h2::client::{Builder, ResponseFuture, SendRequest};
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use tokio::task::AbortHandle;
 use tokio::time::{interval, timeout};
@@ -294,6 +294,8 @@ pub(crate) struct Lease {
     pub(super) reused: bool,
     /// Sends the body of the request.
     upload: Option<AbortHandle>,
+    /// The client has got an interim response from here.
+    pub(super) has_passed_interim: bool,
 }
 
 impl Lease {
@@ -316,6 +318,7 @@ impl Lease {
             connection,
             reused,
             upload: None,
+            has_passed_interim: false,
         }
     }
 
@@ -364,6 +367,7 @@ impl Lease {
                 self.upload = Some(upload.abort_handle());
             }
             while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
+                self.has_passed_interim |= interim.status() != StatusCode::CONTINUE;
                 interim::pass(interim);
             }
             Pin::new(&mut response).poll(cx)
