@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 
 use crate::control::State;
 use crate::limits::{self, Limit};
-use crate::log::{self, LevelError};
+use crate::log::{self, LevelError, Rarely};
 use crate::metrics::{Own, Snapshot, render};
 use crate::net::{Bound, TcpListener, TcpStream};
 use crate::worker::{Ask, Phase, own_labels};
@@ -57,12 +57,15 @@ pub(crate) async fn serve(state: Rc<State>, socket: Bound) {
         }
     };
     let own = listener.local_addr().ok();
+    let refused = Rarely::new();
     let mut open: VecDeque<JoinHandle<()>> = VecDeque::new();
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept an admin connection");
+                if let Some(unlogged) = refused.due() {
+                    tracing::warn!(%error, unlogged, "cannot accept an admin connection");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }

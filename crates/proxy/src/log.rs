@@ -1,12 +1,16 @@
 //! What is logged, and changing that while the proxy runs.
 
+use std::cell::Cell;
 use std::io::IsTerminal as _;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Registry, fmt, reload};
+
+use crate::clock::Instant;
 
 /// The environment variable that says what is logged.
 pub const VARIABLE: &str = "WHODUNIT_LOG";
@@ -28,6 +32,40 @@ pub(crate) enum LevelError {
     /// Another program holds this proxy and logs for it.
     #[error("this process does not log here")]
     NotOurs,
+}
+
+/// How often a line is logged that clients can cause.
+const RARELY: Duration = Duration::from_secs(1);
+
+/// Lets through a line each second, so that nobody fills a disk from outside.
+pub(crate) struct Rarely {
+    last: Cell<Option<Instant>>,
+    unlogged: Cell<u64>,
+}
+
+impl Rarely {
+    /// Returns one that lets the first line through.
+    pub(crate) const fn new() -> Self {
+        Self {
+            last: Cell::new(None),
+            unlogged: Cell::new(0),
+        }
+    }
+
+    /// Returns how many lines were not logged since the last one, if it is time for another.
+    pub(crate) fn due(&self) -> Option<u64> {
+        self.due_at(Instant::now())
+    }
+
+    fn due_at(&self, now: Instant) -> Option<u64> {
+        let last = self.last.get();
+        if last.is_some_and(|last| now.saturating_duration_since(last) < RARELY) {
+            self.unlogged.set(self.unlogged.get() + 1);
+            return None;
+        }
+        self.last.set(Some(now));
+        Some(self.unlogged.take())
+    }
 }
 
 /// Logs to standard error from now on, as [`VARIABLE`] says. A second call does nothing.
@@ -79,6 +117,18 @@ fn parse(text: &str) -> Result<EnvFilter, LevelError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_clients_cause_is_logged_once_a_second() {
+        let (rarely, now) = (Rarely::new(), Instant::now());
+        let due: Vec<_> = (0..30)
+            .map(|i| rarely.due_at(now + i * RARELY / 10))
+            .collect();
+        for (i, due) in due.into_iter().enumerate() {
+            let expected = (i % 10 == 0).then_some(if i == 0 { 0 } else { 9 });
+            assert_eq!(due, expected, "{i}");
+        }
+    }
 
     #[test]
     fn a_mistyped_level_is_refused() {

@@ -30,6 +30,7 @@ pub(crate) use system::{Bound, Broken, TcpListener, TcpStream, channel, listen, 
 
 use crate::buffers;
 use crate::limits::{self, Limit};
+use crate::log::Rarely;
 use crate::metrics::Transport;
 
 /// How long a connection to an endpoint or the application may take to be accepted.
@@ -39,6 +40,11 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Limit::ConnectTime.time();
 
 /// Most bytes that TLS keeps for a peer that does not read them.
 const TLS_BUFFER_BYTES: usize = 32 << 10;
+
+thread_local! {
+    /// Logs connections for which something here was lacking.
+    static FAILED: Rarely = const { Rarely::new() };
+}
 
 /// Connects within [`CONNECT_TIMEOUT`], from `source` if that is given.
 pub(crate) async fn connect(
@@ -63,7 +69,9 @@ pub(crate) async fn connect(
             | io::ErrorKind::HostUnreachable
             | io::ErrorKind::NetworkUnreachable => Cause::ConnectRefused,
             _ => {
-                tracing::warn!(%address, %error, "cannot connect");
+                if let Some(unlogged) = FAILED.with(Rarely::due) {
+                    tracing::warn!(%address, %error, unlogged, "cannot connect");
+                }
                 Cause::Unknown
             }
         }),

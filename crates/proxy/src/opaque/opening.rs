@@ -16,11 +16,17 @@ use super::introduction::{
 };
 use super::relay::Broken;
 use crate::call::Fault;
+use crate::log::Rarely;
 use crate::net::Io;
 use crate::upstream::io_cause;
 
 /// How long an introduction may take once it has begun; then it is taken for none.
 const OPENING_TIME: Duration = Duration::from_secs(10);
+
+thread_local! {
+    /// Logs proxies that say what is not understood.
+    static WRONG: Rarely = const { Rarely::new() };
+}
 
 /// A client that is a proxy of ours.
 #[derive(Debug)]
@@ -73,7 +79,9 @@ impl Opening {
                     (Some(caller), length)
                 }
                 Parsed::Wrong(why) => {
-                    tracing::warn!(why, "refused a connection of another proxy");
+                    if let Some(unlogged) = WRONG.with(Rarely::due) {
+                        tracing::warn!(why, unlogged, "refused a connection of another proxy");
+                    }
                     return Poll::Ready(Err(Broken::Peer(Fault {
                         cause: Cause::BadRequestHead,
                         origin: Origin::ClientProxy,
@@ -109,7 +117,9 @@ impl Answer {
                 Parsed::Whole(None, whole) => whole,
                 Parsed::Whole(Some(fault), _) => return Poll::Ready(Err(Broken::Peer(fault))),
                 Parsed::Wrong(why) => {
-                    tracing::warn!(why, "another proxy is not understood");
+                    if let Some(unlogged) = WRONG.with(Rarely::due) {
+                        tracing::warn!(why, unlogged, "another proxy is not understood");
+                    }
                     return Poll::Ready(Err(Broken::Peer(Fault {
                         cause: Cause::BadResponseHead,
                         origin: Origin::ServerProxy,

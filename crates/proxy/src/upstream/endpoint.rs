@@ -10,6 +10,7 @@ use whodunit_model::record::Side;
 use whodunit_model::{Cause, Party};
 
 use crate::clock::Instant;
+use crate::log::Rarely;
 use crate::metrics::{Labels, Metrics, Scope, ScopeKey, Transport};
 use crate::net::{self, Io};
 use crate::stats::IdentityStats;
@@ -31,6 +32,11 @@ const HTTP1_KNOWN: Duration = Duration::from_secs(600);
 
 /// How many new HTTP/1 connections may fail in a row before that is forgotten.
 const DOUBTS_MAX: u8 = 3;
+
+thread_local! {
+    /// Logs handshakes that failed.
+    static INSECURE: Rarely = const { Rarely::new() };
+}
 
 /// What every connection to an endpoint needs of the proxy itself.
 #[derive(Clone, Default)]
@@ -124,7 +130,10 @@ impl Connector {
             }
             Err(failed) => {
                 self.stats.failed.add();
-                tracing::warn!(address = %self.address, why = failed.why, "no secure connection");
+                if let Some(unlogged) = INSECURE.with(Rarely::due) {
+                    let address = &self.address;
+                    tracing::warn!(%address, why = failed.why, unlogged, "no secure connection");
+                }
                 Err(failed.cause)
             }
         }

@@ -18,6 +18,7 @@ use crate::config::Declared;
 use crate::detect::{Verdict, is_tls, judge, may_be_tls};
 use crate::http::{record_bad_head, refuse_connection, refuse_preface, serve_http1, serve_http2};
 use crate::limits::{self, Limit};
+use crate::log::Rarely;
 use crate::net::{Bound, Io, TcpListener, TcpStream};
 use crate::opaque::{Dialed, dial, record_denied, record_refused};
 use crate::policy::{Opaque, Permit};
@@ -67,6 +68,7 @@ pub(super) async fn accept(inlet: Rc<Inlet>, socket: Bound, phase: watch::Receiv
             return;
         }
     };
+    let refused = Rarely::new();
     let closing = async {
         drained(phase.clone()).await;
         // Nobody is surprised where nobody is connected.
@@ -86,7 +88,10 @@ pub(super) async fn accept(inlet: Rc<Inlet>, socket: Bound, phase: watch::Receiv
                 tokio::task::spawn_local(connection);
             }
             Err(error) => {
-                tracing::warn!(listener = inlet.name(), %error, "cannot accept a connection");
+                if let Some(unlogged) = refused.due() {
+                    let listener = inlet.name();
+                    tracing::warn!(listener, %error, unlogged, "cannot accept a connection");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

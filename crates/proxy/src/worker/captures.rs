@@ -21,11 +21,17 @@ use super::routes::Routing;
 use crate::clock::Instant;
 use crate::control::Follow;
 use crate::limits::{self, Limit};
+use crate::log::Rarely;
 use crate::net::{self, TcpStream};
 use crate::upstream::{Known, Mesh};
 
 /// How long an address is remembered without a connection to it.
 const UNWANTED: Duration = Duration::from_secs(60);
+
+thread_local! {
+    /// Logs connections of which nobody knows where they were going.
+    static LOST: Rarely = const { Rarely::new() };
+}
 
 /// What a listener for redirected connections has on one thread.
 pub(super) struct Captures {
@@ -56,7 +62,14 @@ impl Captures {
         let (wanted, local) = match found {
             Ok((wanted, local)) => (canonical(wanted), canonical(local)),
             Err(error) => {
-                tracing::warn!(listener, %error, "cannot tell where a connection was going");
+                if let Some(unlogged) = LOST.with(Rarely::due) {
+                    tracing::warn!(
+                        listener,
+                        %error,
+                        unlogged,
+                        "cannot tell where a connection was going"
+                    );
+                }
                 return Err(Cause::Unknown);
             }
         };
