@@ -170,10 +170,10 @@ impl Told<Update> for ToldEndpoints {
 fn find<'a>(topology: &'a Topology, target: &Target) -> Option<&'a Service> {
     match target {
         Target::Service(name) => topology.services.get(name),
-        Target::Addr(address) => topology
-            .services
-            .values()
-            .find(|service| service.endpoints.iter().any(|e| e.address == *address)),
+        Target::Addr(address) => topology.services.values().find(|service| {
+            let here = |endpoint: &Endpoint| endpoint.address == *address;
+            service.address == Some(*address) || service.endpoints.iter().any(here)
+        }),
     }
 }
 
@@ -189,6 +189,9 @@ fn usable(service: &Service, target: &Target) -> BTreeMap<SocketAddr, Endpoint> 
     };
     match target {
         Target::Service(_) => service.usable().map(told).collect(),
+        Target::Addr(address) if service.address == Some(*address) => {
+            service.usable().map(told).collect()
+        }
         Target::Addr(address) => {
             let there = |endpoint: &&Endpoint| endpoint.address == *address;
             service.endpoints.iter().filter(there).map(told).collect()

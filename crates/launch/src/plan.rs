@@ -157,6 +157,7 @@ impl Planner<'_> {
             external: false,
             policy: service.policy.clone(),
             routes: service.routes.clone(),
+            address: None,
             endpoints: Vec::new(),
         });
         (0..service.instances)
@@ -679,6 +680,7 @@ fn external_target(mesh: &Mesh, external: &External, addresses: &[SocketAddr]) -
         external: true,
         policy: None,
         routes: external.routes.clone(),
+        address: None,
         endpoints: addresses.iter().map(endpoint).collect(),
     }
 }

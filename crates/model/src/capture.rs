@@ -4,6 +4,7 @@
 //! up: the namespace of a pod or of a local instance.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
 /// Name of the `inet` table that holds all the rules, and nothing else.
 pub const TABLE: &str = "whodunit";
@@ -26,6 +27,10 @@ pub struct Redirect {
     pub inbound_port: u16,
     /// Where the proxy takes connections of the application.
     pub outbound_port: u16,
+    /// Ports of the application with a listener of their own, and where that listens.
+    pub inbound_listeners: Vec<(u16, u16)>,
+    /// Addresses of services with a listener of their own, and where that listens.
+    pub outbound_listeners: Vec<(SocketAddr, u16)>,
     /// Ports of the application that clients reach directly.
     pub skip_inbound: Vec<u16>,
     /// Ports of others that the application reaches directly.
@@ -38,6 +43,8 @@ impl Default for Redirect {
             proxy_uid: PROXY_UID,
             inbound_port: INBOUND_PORT,
             outbound_port: OUTBOUND_PORT,
+            inbound_listeners: Vec::new(),
+            outbound_listeners: Vec::new(),
             skip_inbound: Vec::new(),
             skip_outbound: Vec::new(),
         }
@@ -60,7 +67,20 @@ impl Redirect {
             outbound_port,
             ..
         } = self;
-        let (to_proxy, from_proxy) = (skip(&self.skip_inbound), skip(&self.skip_outbound));
+        let mut to_proxy = skip(&self.skip_inbound);
+        for (port, listener) in &self.inbound_listeners {
+            // Writing to a string cannot fail.
+            let _ = writeln!(to_proxy, "\t\ttcp dport {port} redirect to :{listener}");
+        }
+        let mut from_proxy = skip(&self.skip_outbound);
+        for (service, listener) in &self.outbound_listeners {
+            let family = if service.is_ipv4() { "ip" } else { "ip6" };
+            let (address, port) = (service.ip(), service.port());
+            let _ = writeln!(
+                from_proxy,
+                "\t\t{family} daddr {address} tcp dport {port} redirect to :{listener}"
+            );
+        }
         let own = format!("meta skuid {proxy_uid} oifname \"lo\"");
         format!(
             "table inet {TABLE}\n\
@@ -118,6 +138,8 @@ mod tests {
         let redirect = Redirect {
             skip_inbound: vec![9_090, 22, 22],
             skip_outbound: vec![443],
+            inbound_listeners: vec![(8_080, 20_001)],
+            outbound_listeners: vec![(([198, 18, 128, 1], 80).into(), 20_002)],
             ..Redirect::default()
         };
         let expected = "\
@@ -126,6 +148,7 @@ delete table inet whodunit
 table inet whodunit {
 \tchain hairpin {
 \t\ttcp dport { 22, 9090 } accept
+\t\ttcp dport 8080 redirect to :20001
 \t\tmeta l4proto tcp redirect to :4143
 \t}
 \tchain outbound {
@@ -136,12 +159,14 @@ table inet whodunit {
 \t\tmeta skuid 2102 accept
 \t\toifname \"lo\" accept
 \t\ttcp dport { 443 } accept
+\t\tip daddr 198.18.128.1 tcp dport 80 redirect to :20002
 \t\tmeta l4proto tcp redirect to :4140
 \t}
 \tchain inbound {
 \t\ttype nat hook prerouting priority -100; policy accept;
 \t\tmeta l4proto != tcp accept
 \t\ttcp dport { 22, 9090 } accept
+\t\ttcp dport 8080 redirect to :20001
 \t\tmeta l4proto tcp redirect to :4143
 \t}
 }

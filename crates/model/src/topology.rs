@@ -66,6 +66,10 @@ pub struct Service {
     /// What holds for which requests to it; the first rule that matches counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<RouteRule>,
+    /// Where callers connect whatever its instances are, if that is known: an address at which
+    /// nobody listens, and from which connections are redirected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<SocketAddr>,
     /// Its instances.
     pub endpoints: Vec<Endpoint>,
 }
@@ -157,6 +161,7 @@ mod tests {
             external: false,
             policy: None,
             routes: vec![],
+            address: None,
             endpoints: ready
                 .into_iter()
                 .enumerate()

@@ -99,6 +99,8 @@ pub struct Listener {
     pub name: String,
     /// The address; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// The port by which clients know it, if that is another one.
+    pub port: Option<u16>,
     /// Whether requests come to the application or from it.
     pub direction: Side,
     /// What is spoken.

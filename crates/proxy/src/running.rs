@@ -177,7 +177,7 @@ impl Proxy {
             if is_watched {
                 watched.push(Watched {
                     listener: listener.name.clone(),
-                    port: address.port(),
+                    port: listener.port.unwrap_or_else(|| address.port()),
                     sender,
                 });
             }

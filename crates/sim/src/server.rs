@@ -106,6 +106,7 @@ fn service(backends: &[SocketAddr]) -> Service {
         external: false,
         policy: None,
         routes: Vec::new(),
+        address: None,
     }
 }
 

@@ -394,6 +394,7 @@ mod tests {
             external: false,
             policy: None,
             routes: vec![],
+            address: None,
             endpoints: vec![],
         };
         let mut seen = Destination::default();

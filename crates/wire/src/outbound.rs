@@ -442,6 +442,7 @@ mod tests {
             external: false,
             policy: None,
             routes,
+            address: None,
             endpoints: vec![],
         }
     }

@@ -127,6 +127,7 @@ fn web(port: u16) -> Service {
         external: false,
         policy: None,
         routes: vec![],
+        address: None,
         endpoints: vec![Endpoint {
             address: ([127, 0, 0, 1], port).into(),
             instance: "web-0".to_owned(),
@@ -159,6 +160,34 @@ async fn readiness_moves_endpoints_in_and_out() {
     converge(&mut stream, &mut seen, &[2]).await;
     source.set(with([false, false]));
     converge(&mut stream, &mut seen, &[1, 2]).await;
+}
+
+#[tokio::test]
+async fn an_address_is_somebodys() {
+    let (source, discovery) = discovery::channel("a test");
+    let mut client = connect(Destinations::new(Some(discovery))).await;
+    let mut service = web(1);
+    service.address = Some(([10, 0, 0, 1], 80).into());
+    service.endpoints.extend(web(2).endpoints);
+    service.endpoints[0].ready = false;
+    source.set(vec![service]);
+    // A service's own address is for its ready instances; an instance's is for that one.
+    for (address, ports) in [
+        ("10.0.0.1:80", &[2][..]),
+        ("127.0.0.1:1", &[1]),
+        ("127.0.0.1:2", &[2]),
+    ] {
+        let mut stream = client.get(request(address)).await.unwrap().into_inner();
+        let mut seen = Destination::default();
+        converge(&mut stream, &mut seen, ports).await;
+        assert_eq!(seen.workload, "web");
+    }
+    let mut stream = client
+        .get(request("10.0.0.1:81"))
+        .await
+        .unwrap()
+        .into_inner();
+    converge(&mut stream, &mut Destination::default(), &[]).await;
 }
 
 #[tokio::test]

@@ -42,6 +42,7 @@ fn web(routes: Vec<RouteRule>) -> Service {
         external: false,
         policy: None,
         routes,
+        address: None,
         endpoints: vec![],
     }
 }

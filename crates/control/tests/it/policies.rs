@@ -37,6 +37,7 @@ fn web(policy: Option<Policy>) -> Service {
         external: false,
         policy,
         routes: vec![],
+        address: None,
         endpoints: vec![Endpoint {
             address: ([127, 0, 0, 1], 80).into(),
             instance: "web-0".to_owned(),

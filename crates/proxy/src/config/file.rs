@@ -61,6 +61,7 @@ struct Admin {
 struct ListenerTable {
     name: Spanned<String>,
     listen: Spanned<String>,
+    port: Option<Spanned<u16>>,
     direction: Spanned<String>,
     protocol: Option<Spanned<String>>,
     forward: Option<Spanned<String>>,
@@ -390,6 +391,7 @@ fn listeners(
             routes,
             policy: Policy::plain(PolicyMode::Allow),
             listen,
+            port: client_port(source, table, direction)?,
             direction,
             protocol,
             target,
@@ -401,6 +403,26 @@ fn listeners(
         return Err(source.error(0, what));
     }
     Ok(listeners)
+}
+
+/// Reads the port by which clients know a listener that connections are redirected to.
+fn client_port(
+    source: &Source<'_>,
+    table: &ListenerTable,
+    direction: Side,
+) -> Result<Option<u16>, ConfigError> {
+    let Some(port) = &table.port else {
+        return Ok(None);
+    };
+    let forwards = table.forward.as_ref();
+    let redirected = forwards.is_some_and(|forward| forward.get_ref() == "original-dst");
+    if direction == Side::Outbound || redirected || *port.get_ref() == 0 {
+        let what = "`listener.port` is for inbound listeners that forward to an address: the port \
+                    that clients connect to, 1 to 65535"
+            .to_owned();
+        return Err(source.at(port, what));
+    }
+    Ok(Some(*port.get_ref()))
 }
 
 /// Reads the policy that listeners have of their own.

@@ -157,6 +157,12 @@ fn redirected_connections_have_a_target_of_their_own() {
     let config = parse(&text).unwrap();
     assert_eq!(config.listeners[0].target, Target::OriginalDst);
     check(
+        "direction = \"outbound\"",
+        "direction = \"outbound\"\nport = 8080",
+        "proxy.toml:21: `listener.port` is for inbound listeners that forward to an address: the \
+         port that clients connect to, 1 to 65535",
+    );
+    check(
         "forward = \"127.0.0.1:9101\"",
         "forward = \"original-dest\"",
         "proxy.toml:15: `listener.forward` is `original-dest`: write an IP address and port such as \

@@ -197,6 +197,7 @@ const KEYS: &[&str] = &[
     "identity.server",
     "identity.token_file",
     "identity.state_file",
+    "listener.port",
     "route.name",
     "route.host",
     "route.method",

@@ -404,6 +404,7 @@ fn service(name: ServiceName) -> Service {
         external: false,
         policy: None,
         routes: vec![],
+        address: None,
         endpoints: vec![],
     }
 }
