@@ -32,15 +32,15 @@ use commands::{
 use failure::{Exit, Failure};
 use output::{Format, Stop};
 use session::Session;
-use whodunit_launch::{WATCHDOG_COMMAND, watchdog_main};
+use whodunit_launch::{ENTER_COMMAND, WATCHDOG_COMMAND, enter_main, watchdog_main};
 
 fn main() -> ExitCode {
-    // The launcher starts this program once more to clean up after it, before anything else.
-    if std::env::args_os()
-        .nth(1)
-        .is_some_and(|arg| arg == WATCHDOG_COMMAND)
-    {
-        return watchdog_main();
+    // The launcher starts this program once more to clean up after it, and to go into the
+    // network of an instance, before anything else.
+    match std::env::args_os().nth(1) {
+        Some(first) if first == WATCHDOG_COMMAND => return watchdog_main(),
+        Some(first) if first == ENTER_COMMAND => return enter_main(),
+        _ => {}
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

@@ -189,6 +189,14 @@ pub enum LaunchError {
         /// What the system said.
         why: io::Error,
     },
+    /// Instances cannot have networks of their own.
+    #[error("cannot isolate instances: {what}\nhelp: {fix}")]
+    Isolate {
+        /// What is missing or refused.
+        what: String,
+        /// What to do.
+        fix: String,
+    },
     /// An instance did not come up.
     #[error("{}", did_not_start(.instance, .how, .last_lines, .log))]
     DidNotStart {

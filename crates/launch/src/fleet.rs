@@ -17,6 +17,7 @@ use whodunit_identity::{Authority, Lifetimes};
 
 use crate::error::LaunchError;
 use crate::event::{Event, Events};
+use crate::isolate::{Doors, Isolation, Network, Room};
 use crate::layout::Layout;
 use crate::options::Options;
 use crate::plan::{self, Given, Instance, Plan, Proxy};
@@ -99,6 +100,7 @@ struct Prepared {
     proxy: PathBuf,
     state: LocalState,
     state_file: PathBuf,
+    isolated: Option<Isolated>,
     _claims: Claims,
 }
 
@@ -116,13 +118,18 @@ async fn prepare(mesh: &Mesh, options: &Options, events: &Events) -> Result<Prep
     let mut picker = Picker::new(u64::from_be_bytes(first_eight(&seed)));
     plan::hold_ports(mesh, &mut picker);
     let (api, grpc) = server_addresses(mesh, options, &mut picker, events)?;
+    let externals = resolve(mesh).await?;
+    let isolation = options
+        .isolate
+        .then(|| Isolation::new(mesh, &externals, &layout, &whodunit, &mut picker));
     let given = Given {
         layout: &layout,
         program_dirs: &options.program_dirs,
         grpc,
-        externals: resolve(mesh).await?,
+        externals,
         key_file: key(&layout)?,
         authority: authority(&layout, options)?,
+        isolation: isolation.transpose()?,
     };
     let mut plan = plan::plan(mesh, &given, &mut picker)?;
     for replaced in std::mem::take(&mut plan.replaced) {
@@ -134,12 +141,17 @@ async fn prepare(mesh: &Mesh, options: &Options, events: &Events) -> Result<Prep
     let path = layout.topology();
     let topology = TopologyFile::create(path.clone(), std::mem::take(&mut plan.targets))
         .map_err(file("write", &path))?;
-    let watchdog = Watchdog::start(&whodunit, lock, hexadecimal(&seed)).map_err(|why| {
+    let mark = hexadecimal(&seed);
+    let watchdog = Watchdog::start(&whodunit, lock, mark, options.isolate).map_err(|why| {
         LaunchError::Watchdog {
             program: whodunit.clone(),
             why,
         }
     })?;
+    let isolated = match given.isolation {
+        None => None,
+        Some(isolation) => Some(isolate(isolation, mesh, &plan, events).await?),
+    };
     let since_epoch = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -161,10 +173,42 @@ async fn prepare(mesh: &Mesh, options: &Options, events: &Events) -> Result<Prep
             started_us: i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX),
         },
         state_file: options.state_file.clone(),
+        isolated,
         _claims: picker.into_claims(),
         layout,
         plan,
     })
+}
+
+/// Makes the networks of instances, and opens the doors to them.
+async fn isolate(
+    isolation: Isolation,
+    mesh: &Mesh,
+    plan: &Plan,
+    events: &Events,
+) -> Result<Isolated, LaunchError> {
+    let rooms: Vec<&Room> = plan.rooms().collect();
+    let (network, lacks) = Network::make(&isolation, mesh, &rooms)?;
+    for what in lacks {
+        events.send(Event::Warning { what });
+    }
+    let doors = Doors::open(&plan.openings).await;
+    let doors = doors.map_err(|(address, why)| LaunchError::Isolate {
+        what: format!("cannot listen on {address} for those inside: {why}"),
+        fix: "end what listens there, and start again".to_owned(),
+    })?;
+    Ok(Isolated {
+        isolation,
+        _doors: doors,
+        _network: network,
+    })
+}
+
+/// The networks of instances, removed when this is dropped.
+struct Isolated {
+    isolation: Isolation,
+    _doors: Doors,
+    _network: Network,
 }
 
 async fn take_lock(layout: &Layout) -> Result<File, LaunchError> {
@@ -384,6 +428,7 @@ fn own_unit() -> Unit {
 
 fn own_probe(address: SocketAddr, path: &str) -> Probe {
     Probe {
+        by: None,
         question: Question::Http {
             address,
             host: address.to_string(),
@@ -420,7 +465,7 @@ impl Fleet {
         let (api, grpc) = (self.prepared.state.api, self.prepared.state.grpc);
         if options.server.is_some() {
             let probe = own_probe(api, "/ready");
-            let answer = probe.question.ask(probe.timeout).await;
+            let answer = probe.ask().await;
             answer.map_err(|why| LaunchError::NoServer { address: api, why })?;
         } else {
             let server = Kept::start(self.prepared.server.clone(), Arc::clone(&shared));
@@ -436,7 +481,13 @@ impl Fleet {
                 let proxy = instance.proxy.as_ref()?;
                 let name = &instance.app.spec.instance;
                 let prepared = &self.prepared;
-                let unit = proxy_unit(&prepared.layout, &prepared.proxy, name, proxy);
+                let mut unit = proxy_unit(&prepared.layout, &prepared.proxy, name, proxy);
+                if let Some(Isolated { isolation, .. }) = &prepared.isolated {
+                    isolation.put_into(name, &mut unit.spec, true);
+                    if let Some(probe) = &mut unit.ready {
+                        probe.by = Some(isolation.namespaces(name));
+                    }
+                }
                 Some(Kept::start(unit, Arc::clone(&shared)))
             };
             self.proxies.push(step.iter().filter_map(start).collect());

@@ -40,6 +40,9 @@ pub struct Options {
     /// started with `--topology DATA/run/topology.json`, or it will not know
     /// where the services of this mesh live.
     pub server: Option<RunningServer>,
+    /// Whether each instance gets a network namespace of its own, from which all connections
+    /// are redirected to its proxy. It takes root, and Linux.
+    pub isolate: bool,
     /// The file that tells commands which mesh runs on this machine.
     pub state_file: PathBuf,
 }
@@ -70,6 +73,7 @@ impl Options {
             program_dirs: own.parent().map(Path::to_owned).into_iter().collect(),
             server_args: Vec::new(),
             server: None,
+            isolate: false,
             state_file: state::default_path(),
         })
     }

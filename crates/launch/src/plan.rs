@@ -3,8 +3,9 @@
 //! Everything that can go wrong without starting anything goes wrong here.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use whodunit_control::mesh_file::{
@@ -19,6 +20,7 @@ use whodunit_model::{Endpoint, Service as Target};
 use crate::error::LaunchError;
 use crate::event::{Event, Listening};
 use crate::find;
+use crate::isolate::{Isolation, Opening, Room};
 use crate::layout::Layout;
 use crate::order;
 use crate::ports::{Picker, local};
@@ -52,6 +54,16 @@ pub(crate) struct Plan {
     pub(crate) listening: Vec<Listening>,
     /// Ports that were not to be had.
     pub(crate) replaced: Vec<Event>,
+    /// Ways to isolated instances from here.
+    pub(crate) openings: Vec<Opening>,
+}
+
+impl Plan {
+    /// Returns the networks of instances, by their numbers.
+    pub(crate) fn rooms(&self) -> impl Iterator<Item = &Room> {
+        let instances = self.steps.iter().flatten();
+        instances.filter_map(|instance| instance.room.as_ref())
+    }
 }
 
 /// One instance: an application and, if anything passes through it, a proxy.
@@ -59,6 +71,8 @@ pub(crate) struct Plan {
 pub(crate) struct Instance {
     pub(crate) app: Unit,
     pub(crate) proxy: Option<Proxy>,
+    /// Its own network, if it is isolated.
+    pub(crate) room: Option<Room>,
     /// The instance's own folder.
     pub(crate) data: PathBuf,
     /// Files to write before the start.
@@ -85,6 +99,8 @@ pub(crate) struct Given<'a> {
     pub(crate) key_file: PathBuf,
     /// What certifies proxies; none leaves them in plain text.
     pub(crate) authority: Option<Authority>,
+    /// How instances are isolated; none: they share the network of this machine.
+    pub(crate) isolation: Option<Isolation>,
 }
 
 /// Keeps the ports that services ask for from being given to anyone else.
@@ -117,7 +133,9 @@ pub(crate) fn plan(
             front_door: None,
             listening: Vec::new(),
             replaced: Vec::new(),
+            openings: Vec::new(),
         },
+        rooms: 0,
     };
     let mut by_service = Vec::new();
     for service in &mesh.services {
@@ -125,8 +143,12 @@ pub(crate) fn plan(
     }
     let mut plan = planner.plan;
     for (external, addresses) in mesh.externals.iter().zip(&given.externals) {
-        plan.targets
-            .push(external_target(mesh, external, addresses));
+        plan.targets.push(external_target(
+            mesh,
+            external,
+            addresses,
+            given.isolation.as_ref(),
+        ));
     }
     for step in order::steps(&mesh.services) {
         let instances = step
@@ -142,6 +164,25 @@ struct Planner<'a> {
     given: &'a Given<'a>,
     picker: &'a mut Picker,
     plan: Plan,
+    /// Instances with a network of their own, so far.
+    rooms: usize,
+}
+
+/// How one instance is reached.
+#[derive(Default)]
+struct Ways {
+    /// Port of the application.
+    port: Option<u16>,
+    /// Where callers connect.
+    itself: Option<SocketAddr>,
+    /// Where the proxy listens for them.
+    listen: Option<SocketAddr>,
+    /// Where this machine reaches it.
+    here: Option<SocketAddr>,
+    /// What the application is told about where its callees are.
+    callees: BTreeMap<String, SocketAddr>,
+    /// Where the proxy listens for each of them.
+    listeners: BTreeMap<String, SocketAddr>,
 }
 
 impl Planner<'_> {
@@ -157,7 +198,7 @@ impl Planner<'_> {
             external: false,
             policy: service.policy.clone(),
             routes: service.routes.clone(),
-            address: None,
+            address: self.service_address(&service.name),
             endpoints: Vec::new(),
         });
         (0..service.instances)
@@ -178,25 +219,29 @@ impl Planner<'_> {
             let what = format!("service `{}` (`ports.{port_name}`)", service.name);
             ports.insert(port_name.clone(), self.port(*wanted, index, what)?);
         }
-        let mut callees = BTreeMap::new();
+        let mut room = self.room(&name);
+        let mut ways = Ways::default();
         for callee in &service.calls {
-            callees.insert(callee.clone(), local(self.picker.free()?));
+            let listener = local(self.picker.free()?);
+            let named = self.service_address(callee).unwrap_or(listener);
+            ways.callees.insert(callee.clone(), named);
+            ways.listeners.insert(callee.clone(), listener);
         }
-        let templates = self.templates(service, &ports, &callees, &name, index, &data)?;
+        let templates = self.templates(service, &ports, &ways.callees, &name, index, &data)?;
         let inbound = service.inbound || templates.iter().any(|(_, template)| needs_port(template));
-        let (mut port, mut itself) = (None, None);
         if inbound {
-            port = Some(self.app_port(service)?);
-            let what = format!("service `{}`", service.name);
-            let listen = self.port(service.port.unwrap_or_default(), index, what)?;
-            itself = Some(local(listen));
+            self.ways_in(service, room.as_ref(), index, &mut ways)?;
         }
+        if let Some(room) = &mut room {
+            self.redirect(room, &ways, &ports);
+        }
+        let (port, itself) = (ways.port, ways.itself);
         let env = |name: &str| std::env::var(name).ok();
         let values = Values {
             port,
             ports: &ports,
             itself,
-            callees: &callees,
+            callees: &ways.callees,
             instance: &name,
             index,
             data: &data,
@@ -226,28 +271,110 @@ impl Planner<'_> {
                 ))
             })
             .collect::<Result<_, LaunchError>>()?;
-        let app = self.app(&rendering, index, port, number)?;
-        let proxy = self.proxy(service, &name, port.zip(itself), &callees)?;
-        if let Some(address) = itself {
-            self.publish(service, number, &name, address);
+        let mut app = self.app(&rendering, index, port, number)?;
+        let proxy = self.proxy(service, &name, &ways, room.as_ref())?;
+        if let (Some(address), Some(here)) = (itself, ways.here) {
+            self.publish(service, number, &name, (address, here));
+        }
+        if let (Some(isolation), Some(_)) = (&self.given.isolation, &room) {
+            isolation.put_into(&name, &mut app.spec, false);
+            let by = isolation.namespaces(&name);
+            for probe in [&mut app.ready, &mut app.live].into_iter().flatten() {
+                probe.by = Some(Arc::clone(&by));
+            }
         }
         Ok(Instance {
             app,
             proxy,
+            room,
             data,
             files,
         })
     }
 
-    /// Makes it known where the instance can be reached.
-    fn publish(&mut self, service: &Service, number: usize, name: &str, address: SocketAddr) {
+    /// Returns the network of the next instance, if it gets one of its own.
+    fn room(&mut self, name: &str) -> Option<Room> {
+        let room = self.given.isolation.as_ref()?.room(name, self.rooms);
+        self.rooms += 1;
+        Some(room)
+    }
+
+    /// Returns where a service or external is found, if that is not up to each caller's proxy.
+    fn service_address(&self, name: &str) -> Option<SocketAddr> {
+        self.given.isolation.as_ref()?.service(name)
+    }
+
+    /// Works out how an instance is reached by its callers.
+    fn ways_in(
+        &mut self,
+        service: &Service,
+        room: Option<&Room>,
+        index: u16,
+        ways: &mut Ways,
+    ) -> Result<(), LaunchError> {
+        let inside = room.zip(self.service_address(&service.name));
+        if inside.is_none() {
+            ways.port = Some(self.app_port(service)?);
+        }
+        let what = format!("service `{}`", service.name);
+        let here = local(self.port(service.port.unwrap_or_default(), index, what)?);
+        ways.here = Some(here);
+        match inside {
+            None => (ways.itself, ways.listen) = (Some(here), Some(here)),
+            // Every instance has all ports to itself.
+            Some((room, address)) => {
+                ways.port = Some(service.app_port.unwrap_or(address.port()));
+                ways.itself = Some((room.address, address.port()).into());
+                ways.listen = Some((Ipv4Addr::UNSPECIFIED, self.picker.free()?).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Leads connections in the room of an instance to its proxy, and this machine to it.
+    fn redirect(&mut self, room: &mut Room, ways: &Ways, ports: &BTreeMap<String, u16>) {
+        let Some(isolation) = &self.given.isolation else {
+            return;
+        };
+        let by = isolation.namespaces(&room.instance);
+        for (callee, listener) in &ways.listeners {
+            let named = ways.callees.get(callee).copied().unwrap_or(*listener);
+            let outbound = &mut room.redirect.outbound_listeners;
+            outbound.push((named, listener.port()));
+        }
+        if let (Some(itself), Some(listen), Some(here)) = (ways.itself, ways.listen, ways.here) {
+            let inbound = &mut room.redirect.inbound_listeners;
+            inbound.push((itself.port(), listen.port()));
+            self.plan.openings.push(Opening {
+                here,
+                inside: itself,
+                by: Arc::clone(&by),
+            });
+        }
+        for port in ports.values() {
+            self.plan.openings.push(Opening {
+                here: local(*port),
+                inside: local(*port),
+                by: Arc::clone(&by),
+            });
+        }
+    }
+
+    /// Makes it known where the instance can be reached: by others of the mesh, and from here.
+    fn publish(
+        &mut self,
+        service: &Service,
+        number: usize,
+        name: &str,
+        (address, here): (SocketAddr, SocketAddr),
+    ) {
         if service.port.is_some_and(|port| port > 0) && self.plan.front_door.is_none() {
-            self.plan.front_door = Some(address);
+            self.plan.front_door = Some(here);
         }
         self.plan.listening.push(Listening {
             service: service.name.clone(),
             instance: name.to_owned(),
-            address,
+            address: here,
         });
         let names = self.names(service);
         let (identity, server_name) = names.map_or_else(Default::default, |names| {
@@ -412,22 +539,21 @@ impl Planner<'_> {
         &mut self,
         service: &Service,
         instance: &str,
-        inbound: Option<(u16, SocketAddr)>,
-        callees: &BTreeMap<String, SocketAddr>,
+        ways: &Ways,
+        room: Option<&Room>,
     ) -> Result<Option<Proxy>, LaunchError> {
         let mut listener = Vec::new();
-        if let Some((app, listen)) = inbound {
+        if let (Some(app), Some(listen), Some(itself)) = (ways.port, ways.listen, ways.itself) {
             let name = format!("{}-in", service.name);
-            listener.push(Listener::inbound(
-                name,
-                listen,
-                service.protocol,
-                local(app),
-            ));
+            let inbound = Listener::inbound(name, listen, service.protocol, local(app));
+            listener.push(match room {
+                None => inbound,
+                Some(_) => inbound.known_as(itself.port()),
+            });
         }
         let mut query: BTreeSet<&String> = service.capture_query.iter().collect();
         let mut headers: BTreeSet<&String> = service.capture_headers.iter().collect();
-        for (callee, listen) in callees {
+        for (callee, listen) in &ways.listeners {
             let own = self
                 .mesh
                 .services
@@ -455,14 +581,27 @@ impl Planner<'_> {
                 routes.unwrap_or_default(),
             ));
         }
+        if let Some(room) = room {
+            let any = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+            let redirect = &room.redirect;
+            listener.push(Listener::redirected("inbound", any(redirect.inbound_port)));
+            listener.push(Listener::redirected(
+                "outbound",
+                local(redirect.outbound_port),
+            ));
+        }
         if listener.is_empty() {
             return Ok(None);
         }
+        let isolation = self.given.isolation.as_ref();
+        let server = isolation.map_or(self.given.grpc, |isolation| {
+            isolation.seen_from_inside(self.given.grpc)
+        });
         let authority = self.given.authority.as_ref();
         let authority = authority.filter(|_| self.names(service).is_some());
         let layout = self.given.layout;
         let identity = authority.map(|authority| Identity {
-            server: self.given.grpc,
+            server,
             token_file: layout.token(instance),
             state_file: layout.certificate(instance),
             trust_anchors: authority.anchors_file(),
@@ -486,13 +625,13 @@ impl Planner<'_> {
                 listen: local(self.picker.free()?),
             },
             control: Control {
-                server: self.given.grpc,
+                server,
                 routes: true,
                 snapshot: self.given.layout.snapshot(instance),
             },
             record: Record {
                 mode: "send",
-                server: self.given.grpc,
+                server,
                 buffer_bytes: self.mesh.record_buffer_bytes,
                 key_file: self.given.key_file.clone(),
             },
@@ -618,6 +757,7 @@ impl Rendering<'_> {
         })?;
         Ok(Some(Probe {
             question,
+            by: None,
             interval: check.interval,
             timeout: check.timeout,
             threshold: check.threshold,
@@ -641,6 +781,7 @@ fn needs_port(template: &Template) -> bool {
 fn default_probe(port: u16) -> Probe {
     Probe {
         question: Question::Tcp(local(port)),
+        by: None,
         interval: Duration::from_secs(2),
         timeout: Duration::from_secs(1),
         threshold: 3,
@@ -660,9 +801,15 @@ fn policy(service: &Service) -> Option<proxy_config::Policy> {
     })
 }
 
-fn external_target(mesh: &Mesh, external: &External, addresses: &[SocketAddr]) -> Target {
+fn external_target(
+    mesh: &Mesh,
+    external: &External,
+    addresses: &[SocketAddr],
+    isolation: Option<&Isolation>,
+) -> Target {
+    let seen = |address| isolation.map_or(address, |isolation| isolation.seen_from_inside(address));
     let endpoint = |address: &SocketAddr| Endpoint {
-        address: *address,
+        address: seen(*address),
         instance: address.to_string(),
         version: String::new(),
         meshed: false,
@@ -680,7 +827,7 @@ fn external_target(mesh: &Mesh, external: &External, addresses: &[SocketAddr]) -
         external: true,
         policy: None,
         routes: external.routes.clone(),
-        address: None,
+        address: isolation.and_then(|isolation| isolation.service(&external.name)),
         endpoints: addresses.iter().map(endpoint).collect(),
     }
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::isolate::Namespaces;
+
 /// Bytes of an answer that are looked at: its first line.
 const ANSWER_BYTES_MAX: usize = 512;
 
@@ -52,11 +54,17 @@ impl Question {
     }
 
     /// Asks; the error says what was wrong with the answer.
-    pub(crate) async fn ask(&self, timeout: Duration) -> Result<(), String> {
+    pub(crate) async fn ask(
+        &self,
+        timeout: Duration,
+        by: Option<&Namespaces>,
+    ) -> Result<(), String> {
         let (address, answer) = match self {
             Self::Tcp(address) => (
                 address,
-                tokio::time::timeout(timeout, connect(*address)).await,
+                tokio::time::timeout(timeout, connect(*address, by))
+                    .await
+                    .map(|connected| connected.map(drop)),
             ),
             Self::Http {
                 address,
@@ -64,7 +72,7 @@ impl Question {
                 path,
             } => (
                 address,
-                tokio::time::timeout(timeout, get(*address, host, path)).await,
+                tokio::time::timeout(timeout, get(*address, host, path, by)).await,
             ),
         };
         let late = |_| Err(format!("{address} does not answer within {timeout:?}"));
@@ -80,18 +88,22 @@ fn address(host: &str) -> Option<SocketAddr> {
     .filter(|address| address.port() > 0)
 }
 
-async fn connect(address: SocketAddr) -> Result<(), String> {
-    match TcpStream::connect(address).await {
-        Ok(_) => Ok(()),
-        Err(error) => Err(format!("cannot connect to {address}: {error}")),
-    }
+async fn connect(address: SocketAddr, by: Option<&Namespaces>) -> Result<TcpStream, String> {
+    let connected = match by {
+        None => TcpStream::connect(address).await,
+        Some(namespaces) => namespaces.connect(address).await,
+    };
+    connected.map_err(|error| format!("cannot connect to {address}: {error}"))
 }
 
-async fn get(address: SocketAddr, host: &str, path: &str) -> Result<(), String> {
+async fn get(
+    address: SocketAddr,
+    host: &str,
+    path: &str,
+    by: Option<&Namespaces>,
+) -> Result<(), String> {
     let broken = |error| format!("{address} does not answer: {error}");
-    let mut stream = TcpStream::connect(address)
-        .await
-        .map_err(|error| format!("cannot connect to {address}: {error}"))?;
+    let mut stream = connect(address, by).await?;
     let version = env!("CARGO_PKG_VERSION");
     let request = format!(
         "GET {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: whodunit-probe/{version}\r\n\
@@ -201,7 +213,7 @@ mod tests {
             stream.write_all(answer).await.unwrap();
         };
         let question = Question::parse(&url).unwrap();
-        tokio::join!(question.ask(Duration::from_secs(5)), server).0
+        tokio::join!(question.ask(Duration::from_secs(5), None), server).0
     }
 
     #[tokio::test]
@@ -224,14 +236,22 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let question = Question::parse(&format!("http://{address}/")).unwrap();
-        let silent = question.ask(Duration::from_millis(20)).await.unwrap_err();
+        let silent = question
+            .ask(Duration::from_millis(20), None)
+            .await
+            .unwrap_err();
         assert!(silent.contains("does not answer within 20ms"), "{silent}");
         assert_eq!(
-            Question::Tcp(address).ask(Duration::from_secs(5)).await,
+            Question::Tcp(address)
+                .ask(Duration::from_secs(5), None)
+                .await,
             Ok(())
         );
         drop(listener);
-        let refused = question.ask(Duration::from_secs(5)).await.unwrap_err();
+        let refused = question
+            .ask(Duration::from_secs(5), None)
+            .await
+            .unwrap_err();
         assert!(refused.starts_with("cannot connect to"), "{refused}");
     }
 }

@@ -47,10 +47,12 @@ pub(crate) struct Admin {
 pub(crate) struct Listener {
     name: String,
     listen: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
     direction: &'static str,
     protocol: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    forward: Option<SocketAddr>,
+    forward: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     service: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -163,6 +165,26 @@ pub(crate) struct Identity {
 }
 
 impl Listener {
+    /// Where connections are redirected to that go to no other listener.
+    pub(crate) fn redirected(direction: &'static str, listen: SocketAddr) -> Self {
+        Self {
+            name: format!("redirected-{direction}"),
+            listen,
+            port: None,
+            direction,
+            protocol: word(None),
+            forward: Some("original-dst".to_owned()),
+            service: None,
+            route: vec![],
+        }
+    }
+
+    /// Says by which port clients know an inbound listener that they are redirected to.
+    pub(crate) fn known_as(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
     /// Where callers of the instance connect; `forward` is the application.
     pub(crate) fn inbound(
         name: String,
@@ -171,10 +193,11 @@ impl Listener {
         forward: SocketAddr,
     ) -> Self {
         let protocol = word(protocol);
-        let forward = Some(forward);
+        let forward = Some(forward.to_string());
         Self {
             name,
             listen,
+            port: None,
             direction: "inbound",
             protocol,
             forward,
@@ -196,6 +219,7 @@ impl Listener {
         Self {
             name,
             listen,
+            port: None,
             direction: "outbound",
             protocol,
             forward: None,

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use whodunit_control::mesh_file::Restart;
 
 use crate::event::{Event, Events};
+use crate::isolate::Namespaces;
 use crate::probe::Question;
 use crate::process::{Process, Spec};
 use crate::stop::Wish;
@@ -57,9 +58,18 @@ pub(crate) struct Unit {
 #[derive(Clone, Debug)]
 pub(crate) struct Probe {
     pub(crate) question: Question,
+    /// From where it is asked; none: from here.
+    pub(crate) by: Option<Arc<Namespaces>>,
     pub(crate) interval: Duration,
     pub(crate) timeout: Duration,
     pub(crate) threshold: u16,
+}
+
+impl Probe {
+    /// Asks; the error says what was wrong with the answer.
+    pub(crate) async fn ask(&self) -> Result<(), String> {
+        self.question.ask(self.timeout, self.by.as_deref()).await
+    }
 }
 
 /// What all supervisors share.
@@ -319,7 +329,7 @@ impl Supervisor {
         };
         let mut pause = EAGER.0;
         loop {
-            let why = match probe.question.ask(probe.timeout).await {
+            let why = match probe.ask().await {
                 Ok(()) => return Ok(()),
                 Err(why) => why,
             };
@@ -341,7 +351,7 @@ impl Supervisor {
         let mut since = Instant::now();
         loop {
             tokio::time::sleep(probe.interval).await;
-            match probe.question.ask(probe.timeout).await {
+            match probe.ask().await {
                 Ok(()) => {
                     if failures >= probe.threshold {
                         self.set(Status::Ready);
@@ -376,7 +386,7 @@ impl Supervisor {
         let mut failures = 0;
         loop {
             tokio::time::sleep(probe.interval).await;
-            match probe.question.ask(probe.timeout).await {
+            match probe.ask().await {
                 Ok(()) => failures = 0,
                 Err(why) => {
                     failures += 1;

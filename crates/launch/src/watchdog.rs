@@ -23,6 +23,8 @@ use rustix::process::{
     Pid, Signal, kill_process, kill_process_group, setsid, test_kill_process_group,
 };
 
+use crate::isolate::{Tools, clear_leftovers};
+
 /// The argument that makes the executable a watchdog.
 pub const WATCHDOG_COMMAND: &str = "__watchdog";
 
@@ -47,6 +49,8 @@ pub(crate) struct Watchdog {
     executable: PathBuf,
     lock: File,
     mark: String,
+    /// Whether there are networks to remove.
+    isolated: bool,
     state: Mutex<State>,
 }
 
@@ -59,10 +63,15 @@ struct State {
 
 impl Watchdog {
     /// Starts a watchdog. `mark` is the value of [`MARK`] in the environment of
-    /// everything that will be started.
-    pub(crate) fn start(executable: &Path, lock: File, mark: String) -> io::Result<Self> {
+    /// everything that will be started; `isolated` says that there will be networks to remove.
+    pub(crate) fn start(
+        executable: &Path,
+        lock: File,
+        mark: String,
+        isolated: bool,
+    ) -> io::Result<Self> {
         let groups = BTreeSet::new();
-        let (child, pipe) = spawn(executable, &lock, &mark, &groups)?;
+        let (child, pipe) = spawn(executable, &lock, &mark, isolated, &groups)?;
         let state = Mutex::new(State {
             child,
             pipe: Some(pipe),
@@ -72,6 +81,7 @@ impl Watchdog {
             executable: executable.to_owned(),
             lock,
             mark,
+            isolated,
             state,
         })
     }
@@ -107,7 +117,13 @@ impl Watchdog {
         // It was killed: a new one is told everything again.
         state.pipe = None;
         state.child.wait()?;
-        let (child, pipe) = spawn(&self.executable, &self.lock, &self.mark, &state.groups)?;
+        let (child, pipe) = spawn(
+            &self.executable,
+            &self.lock,
+            &self.mark,
+            self.isolated,
+            &state.groups,
+        )?;
         state.child = child;
         state.pipe = Some(pipe);
         Ok(())
@@ -125,6 +141,7 @@ fn spawn(
     executable: &Path,
     lock: &File,
     mark: &str,
+    isolated: bool,
     groups: &BTreeSet<u32>,
 ) -> io::Result<(Child, ChildStdin)> {
     let mut child = Command::new(executable)
@@ -147,6 +164,9 @@ fn spawn(
         )));
     }
     let mut lines = format!("={mark}\n");
+    if isolated {
+        lines.push_str("~\n");
+    }
     for group in groups {
         lines.push_str(&format!("+{group}\n"));
     }
@@ -168,6 +188,7 @@ pub fn watchdog_main() -> ExitCode {
     }
     let mut groups = BTreeSet::new();
     let mut mark = String::new();
+    let mut isolated = false;
     for line in io::stdin().lines().map_while(Result::ok) {
         let Some((kind, rest)) = line.split_at_checked(1) else {
             continue;
@@ -180,6 +201,7 @@ pub fn watchdog_main() -> ExitCode {
                 .and_then(Pid::from_raw),
         ) {
             ("=", _) => rest.clone_into(&mut mark),
+            ("~", _) => isolated = true,
             ("+", Some(group)) => drop(groups.insert(group.as_raw_nonzero())),
             ("-", Some(group)) => drop(groups.remove(&group.as_raw_nonzero())),
             _ => {}
@@ -190,6 +212,10 @@ pub fn watchdog_main() -> ExitCode {
         .filter_map(|group| Pid::from_raw(group.get()))
         .collect();
     end(&groups, &mark);
+    // A launcher that lives removes its own.
+    if isolated && let Ok(tools) = Tools::find() {
+        clear_leftovers(&tools);
+    }
     ExitCode::SUCCESS
 }
 

@@ -12,13 +12,14 @@ use std::thread;
 
 use serde::Deserialize;
 use whodunit_control::mesh_file;
-use whodunit_launch::{Event, Options, Stop, run, watchdog_main};
+use whodunit_launch::{Event, Options, Stop, enter_main, run, watchdog_main};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
         ["__watchdog"] => return watchdog_main(),
+        ["__enter", ..] => return enter_main(),
         ["serve", "--data", _, "--listen", api, ..] => serve(api, |_| Answer::ok("server")),
         ["--config", config] => proxy(Path::new(config)),
         ["app", name, port] => app(name, port),

@@ -24,6 +24,7 @@ Examples:
   whodunit run -f shop/mesh.toml       Another one
   whodunit run --data /tmp/shop        With its records elsewhere
   whodunit run --server 127.0.0.1:7070 With a server that runs already
+  sudo whodunit run --isolate          With a network namespace for each instance
 
 Starts the server, every service, and one proxy beside each instance; restarts what dies.
 Ctrl-C stops all in order, a second Ctrl-C at once. docs/mesh-toml.md describes the file.";
@@ -35,6 +36,10 @@ pub(crate) struct RunArgs {
     /// The mesh file
     #[arg(short, long, value_name = "FILE", default_value = "mesh.toml")]
     file: PathBuf,
+    /// Give each instance a network of its own, where all its connections pass its proxy,
+    /// whatever it knows of it. Linux, as root, with the programs ip and nft
+    #[arg(long)]
+    isolate: bool,
     #[command(flatten)]
     server: ServerArgs,
 }
@@ -62,7 +67,8 @@ pub(crate) async fn run(args: &RunArgs, session: &Session) -> Result<Exit, Stop>
     logging::start("warn")?;
     let mesh = mesh_file::load(&args.file).map_err(|error| mesh_failure(&args.file, &error))?;
     let name = mesh.default_name();
-    let options = options(&name, &args.server, session).await?;
+    let mut options = options(&name, &args.server, session).await?;
+    options.isolate = args.isolate;
     supervise(mesh, options, &Story::Mesh(name), session).await
 }
 
