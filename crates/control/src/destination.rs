@@ -171,10 +171,17 @@ fn find<'a>(topology: &'a Topology, target: &Target) -> Option<&'a Service> {
     match target {
         Target::Service(name) => topology.services.get(name),
         Target::Addr(address) => topology.services.values().find(|service| {
-            let here = |endpoint: &Endpoint| endpoint.address == *address;
+            let here = |endpoint: &Endpoint| is_at(service, endpoint, *address);
             service.address == Some(*address) || service.endpoints.iter().any(here)
         }),
     }
+}
+
+/// Says whether an endpoint is who has an address. Where services have addresses of their own,
+/// so have instances, which then are there on every port.
+fn is_at(service: &Service, endpoint: &Endpoint, address: SocketAddr) -> bool {
+    let alone = service.address.is_some() && !service.external;
+    endpoint.address == address || (alone && endpoint.address.ip() == address.ip())
 }
 
 /// Returns the endpoints to tell about. Whether they are ready has been decided by being here:
@@ -188,14 +195,16 @@ fn usable(service: &Service, target: &Target) -> BTreeMap<SocketAddr, Endpoint> 
         (endpoint.address, endpoint)
     };
     match target {
-        Target::Service(_) => service.usable().map(told).collect(),
-        Target::Addr(address) if service.address == Some(*address) => {
-            service.usable().map(told).collect()
+        Target::Addr(address) if service.address != Some(*address) => {
+            let there = |endpoint: &&Endpoint| is_at(service, endpoint, *address);
+            let on_this_port = |endpoint: &Endpoint| Endpoint {
+                address: *address,
+                ..endpoint.clone()
+            };
+            let found = service.endpoints.iter().filter(there).map(on_this_port);
+            found.map(|endpoint| told(&endpoint)).collect()
         }
-        Target::Addr(address) => {
-            let there = |endpoint: &&Endpoint| endpoint.address == *address;
-            service.endpoints.iter().filter(there).map(told).collect()
-        }
+        Target::Service(_) | Target::Addr(_) => service.usable().map(told).collect(),
     }
 }
 

@@ -170,11 +170,14 @@ async fn an_address_is_somebodys() {
     service.address = Some(([10, 0, 0, 1], 80).into());
     service.endpoints.extend(web(2).endpoints);
     service.endpoints[0].ready = false;
+    service.endpoints[0].address = ([10, 0, 1, 1], 1).into();
     source.set(vec![service]);
-    // A service's own address is for its ready instances; an instance's is for that one.
+    // A service's own address is for its ready instances; an instance's is for that one, on
+    // any port.
     for (address, ports) in [
         ("10.0.0.1:80", &[2][..]),
-        ("127.0.0.1:1", &[1]),
+        ("10.0.1.1:1", &[1]),
+        ("10.0.1.1:9", &[9]),
         ("127.0.0.1:2", &[2]),
     ] {
         let mut stream = client.get(request(address)).await.unwrap().into_inner();
