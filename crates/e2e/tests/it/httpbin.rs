@@ -12,7 +12,7 @@ fn nginx_and_httpbin_are_seen_through() {
         return;
     }
     let _alone = alone();
-    let mesh = example("httpbin");
+    let mesh = example("httpbin", &[]);
     let app = mesh.address("app");
     for _ in 0..30 {
         assert_eq!(http::get(app, "/get").unwrap().status, 200);

@@ -9,6 +9,7 @@ mod culprit;
 mod demo;
 mod durability;
 mod httpbin;
+mod isolate;
 mod outage;
 mod redis;
 mod secrets;

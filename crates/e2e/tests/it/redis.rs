@@ -5,7 +5,7 @@ use std::time::Duration;
 use whodunit_e2e::mesh::kill_now;
 use whodunit_e2e::{http, until};
 
-use crate::support::{alone, example, installed, verdict_when};
+use crate::support::{alone, can_isolate, example, installed, verdict_when};
 
 /// Connections asked for after the end of Redis: one by each visit but the first,
 /// which finds the kept one broken.
@@ -13,11 +13,21 @@ const REFUSED: u64 = 19;
 
 #[test]
 fn redis_is_named_when_it_is_gone() {
-    if !installed(&["python3", "redis-server"]) {
-        return;
+    if installed(&["python3", "redis-server"]) {
+        is_named_when_it_is_gone(&[]);
     }
+}
+
+#[test]
+fn redis_in_a_network_of_its_own_is_named_the_same() {
+    if installed(&["python3", "redis-server"]) && can_isolate() {
+        is_named_when_it_is_gone(&["--isolate"]);
+    }
+}
+
+fn is_named_when_it_is_gone(extra: &[&str]) {
     let _alone = alone();
-    let mesh = example("redis");
+    let mesh = example("redis", extra);
     let app = mesh.address("app");
     for visit in 1..=20 {
         let answer = http::get(app, "/visit").unwrap();

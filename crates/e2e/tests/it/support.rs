@@ -1,6 +1,8 @@
 //! What several tests need.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -34,9 +36,9 @@ pub(crate) fn demo_in(directory: Directory, extra: &[&str]) -> Mesh {
     Mesh::start(directory, args)
 }
 
-/// Starts the mesh of a folder of `examples`.
+/// Starts the mesh of a folder of `examples`, with these extra arguments.
 #[track_caller]
-pub(crate) fn example(name: &str) -> Mesh {
+pub(crate) fn example(name: &str, extra: &[&str]) -> Mesh {
     let directory = Directory::new();
     let data = directory.data();
     let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples");
@@ -48,7 +50,30 @@ pub(crate) fn example(name: &str) -> Mesh {
         "--data".into(),
         data.into_os_string(),
     ];
-    Mesh::start(directory, args)
+    let extra = extra.iter().map(OsString::from);
+    Mesh::start(directory, args.into_iter().chain(extra))
+}
+
+/// Says whether this user can isolate instances on this machine; prints why not.
+#[expect(
+    clippy::print_stdout,
+    reason = "says in the test's output why it did nothing"
+)]
+pub(crate) fn can_isolate() -> bool {
+    if let Some(missing) = ["ip", "nft"].into_iter().find(|tool| find(tool).is_none()) {
+        println!("skipped: install {missing} (Debian: iproute2, nftables)");
+        return false;
+    }
+    let probe = format!("whodunit-test-{}", std::process::id());
+    let netns = |verb: &str| {
+        let done = Command::new("ip").args(["netns", verb, &probe]).output();
+        done.is_ok_and(|output| output.status.success())
+    };
+    let can = netns("add") && netns("del");
+    if !can {
+        println!("skipped: `ip netns add` takes root, and CAP_SYS_ADMIN in a container");
+    }
+    can
 }
 
 /// Says whether all of these programs are here; prints what is missing.

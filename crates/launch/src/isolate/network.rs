@@ -109,7 +109,10 @@ impl Network {
         } else {
             Ok(())
         };
-        let forwarded = was_off && switched.is_ok();
+        // Whoever ends last of those who need it switches it off again.
+        let tables = tables(&self.tools);
+        let mut others = tables.iter().filter_map(|name| whose(name));
+        let forwarded = switched.is_ok() && (was_off || others.any(|(_, forwarded)| forwarded));
         self.nft(None, &host_rules(self.run, resolver, forwarded))?;
         Ok(switched)
     }
@@ -228,21 +231,26 @@ fn clear(tools: &Tools, wanted: &dyn Fn(Run) -> bool) {
         }
         let _gone = run(&tools.ip, &["netns", "del", name], "");
     }
-    let tables = run(&tools.nft, &["list", "tables", "ip"], "").unwrap_or_default();
-    for line in tables.lines() {
-        let Some(name) = line.strip_prefix("table ip ").map(str::trim) else {
-            continue;
-        };
-        let Some((found, forwarded)) = whose(name).filter(|(found, _)| wanted(*found)) else {
+    for name in tables(tools) {
+        let Some((found, forwarded)) = whose(&name).filter(|(found, _)| wanted(*found)) else {
             continue;
         };
         // A namespace that something still holds keeps its end of the link.
         let _gone = run(&tools.ip, &["link", "del", &found.link_name()], "");
-        let _gone = run(&tools.nft, &["delete", "table", "ip", name], "");
+        let _gone = run(&tools.nft, &["delete", "table", "ip", &name], "");
         if forwarded && others.is_empty() {
             let _best_effort = fs::write(FORWARDING, "0");
         }
     }
+}
+
+/// Returns the names of this machine's own tables.
+fn tables(tools: &Tools) -> Vec<String> {
+    let listed = run(&tools.nft, &["list", "tables", "ip"], "").unwrap_or_default();
+    let names = listed
+        .lines()
+        .filter_map(|line| line.strip_prefix("table ip "));
+    names.map(|name| name.trim().to_owned()).collect()
 }
 
 /// Returns the processes in a namespace.
