@@ -67,9 +67,9 @@ fn ask(mesh: &Mesh, instance: &str, address: &str, path: &str) -> String {
 
 /// Waits for a record that `wanted` likes.
 #[track_caller]
-fn record(mesh: &Mesh, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+fn record(mesh: &Mesh, side: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     until(what, Duration::from_secs(30), || {
-        let tap = mesh.json(&["tap", "--since", "10m", "--limit", "2000"]);
+        let tap = mesh.json(&["tap", "--since", "10m", "--side", side, "--limit", "2000"]);
         let records = tap["records"].as_array().cloned().unwrap_or_default();
         records.into_iter().find(|record| wanted(record))
     })
@@ -206,27 +206,27 @@ fn every_way_to_a_service_is_captured() {
     let (service, instance) = addresses(&mesh, "web");
 
     // By the address of the service, as declared.
-    let answer = ask(&mesh, "job-0", &service, "/?by-service");
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+    let answer = ask(&mesh, "job-0", &service, "/by-service");
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer:?}");
     // By the address of an instance, past everything that the mesh file says.
-    let answer = ask(&mesh, "job-0", &instance, "/?by-instance");
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+    let answer = ask(&mesh, "job-0", &instance, "/by-instance");
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer:?}");
     // A call that is not declared: an instance calls the other one.
-    let answer = ask(&mesh, "web-1", &instance, "/?by-sibling");
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
-    for (query, src) in [
-        ("/?by-service", "job"),
-        ("/?by-instance", "job"),
-        ("/?by-sibling", "web"),
+    let answer = ask(&mesh, "web-1", &instance, "/by-sibling");
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer:?}");
+    for (path, from) in [
+        ("/by-service", "job"),
+        ("/by-instance", "job"),
+        ("/by-sibling", "web"),
     ] {
         for side in ["inbound", "outbound"] {
-            let row = record(&mesh, &format!("{query} {side}"), |row| {
-                let path = row["path"].as_str().unwrap_or_default();
-                path.starts_with(query) && row["side"] == side
-            });
-            assert_eq!(row["src"]["workload"], src, "{row:#}");
-            assert_eq!(row["dst"]["workload"], "web", "{row:#}");
-            assert_eq!(row["tls"], "mesh", "{row:#}");
+            let row = record(&mesh, side, path, |row| row["path"] == path);
+            assert_eq!(row["from"]["workload"], from, "{row:#}");
+            assert_eq!(row["to"]["workload"], "web", "{row:#}");
+            assert_eq!(row["tls"], "mutual", "{row:#}");
+            if path != "/by-service" {
+                assert_eq!(row["to"]["instance"], "web-0", "{row:#}");
+            }
         }
     }
 
@@ -243,11 +243,11 @@ fn every_way_to_a_service_is_captured() {
     );
     let said = inside(&mesh, "job-0", &["python3", "-c", &hello]);
     assert!(said.starts_with("refused"), "{said:?}");
-    let row = record(&mesh, "a connection to the vault", |row| {
+    let row = record(&mesh, "outbound", "a connection to the vault", |row| {
         row["kind"] == "connection" && row["service"] == "vault"
     });
     assert_eq!(row["authority"], "vault.example.com", "{row:#}");
-    assert_eq!(row["src"]["workload"], "job", "{row:#}");
+    assert_eq!(row["from"]["workload"], "job", "{row:#}");
 
     mesh.stop();
     assert_eq!(namespaces(pid), Vec::<String>::new());

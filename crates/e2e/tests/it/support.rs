@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -64,7 +65,9 @@ pub(crate) fn can_isolate() -> bool {
         println!("skipped: install {missing} (Debian: iproute2, nftables)");
         return false;
     }
-    let probe = format!("whodunit-test-{}", std::process::id());
+    static PROBES: AtomicUsize = AtomicUsize::new(0);
+    let number = PROBES.fetch_add(1, Ordering::Relaxed);
+    let probe = format!("whodunit-test-{}-{number}", std::process::id());
     let netns = |verb: &str| {
         let done = Command::new("ip").args(["netns", verb, &probe]).output();
         done.is_ok_and(|output| output.status.success())
