@@ -264,7 +264,7 @@ fn isolation_without_privileges_is_refused_with_the_way_out() {
     fs::write(&file, "[service.job]\ncommand = \"sleep 1000\"\n").expect("written");
     let whodunit = directory.command("whodunit");
     let refused = Command::new("setpriv")
-        .args(["--bounding-set=-net_admin", "--inh-caps=-net_admin"])
+        .arg("--bounding-set=-net_admin")
         .arg(whodunit.get_program())
         .args(["run", "--isolate", "-f"])
         .arg(&file)
