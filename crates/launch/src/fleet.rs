@@ -192,6 +192,7 @@ async fn isolate(
     for what in lacks {
         events.send(Event::Warning { what });
     }
+    isolation.check().await?;
     let doors = Doors::open(&plan.openings).await;
     let doors = doors.map_err(|(address, why)| LaunchError::Isolate {
         what: format!("cannot listen on {address} for those inside: {why}"),

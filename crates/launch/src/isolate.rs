@@ -241,6 +241,23 @@ impl Isolation {
         }
     }
 
+    /// Makes sure that those inside reach this machine.
+    ///
+    /// # Errors
+    /// When they do not, most likely because of a firewall.
+    pub(crate) async fn check(&self) -> Result<(), LaunchError> {
+        let host = IpAddr::V4(self.run.link_ends().0);
+        let reached = self.namespaces("hub").reach(host).await;
+        reached.map_err(|why| LaunchError::Isolate {
+            what: format!("instances do not reach this machine: {why}"),
+            fix: format!(
+                "let its firewall pass what comes in by the links `whodunit*` (such as `ufw allow \
+                 in on {}` or `iptables -I INPUT -i whodunit+ -j ACCEPT`), {OR}",
+                self.run.link_name()
+            ),
+        })
+    }
+
     /// Returns the room of an instance; `number` counts the instances of the mesh.
     pub(crate) fn room(&self, instance: &str, number: usize) -> Room {
         let (high, low) = parts(number);

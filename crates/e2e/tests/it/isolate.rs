@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use whodunit_e2e::mesh::{Directory, Mesh};
+use whodunit_e2e::mesh::{Directory, Mesh, kill_now};
 use whodunit_e2e::{http, until};
 
 use crate::support::{alone, can_isolate, example, installed, verdict_when};
@@ -252,6 +252,95 @@ fn every_way_to_a_service_is_captured() {
     mesh.stop();
     assert_eq!(namespaces(pid), Vec::<String>::new());
     assert_eq!(rules(pid), "");
+}
+
+const GUARDED: &str = r#"
+namespace = "shop"
+
+[service.web]
+command = "python3 -m http.server {port} --bind 0.0.0.0"
+port = 8000
+working_dir = "{data}"
+ready = "http://{self}/"
+
+[service.other]
+command = "python3 -m http.server {port} --bind 0.0.0.0"
+port = 8001
+working_dir = "{data}"
+app_port = 8002
+
+[service.job]
+command = "sleep 1000"
+calls = ["web", "other"]
+
+[service.stranger]
+command = "sleep 1000"
+
+[policy]
+default = "allow"
+
+[policy.rule.no-stranger]
+services = ["web"]
+from = ["stranger"]
+action = "deny"
+"#;
+
+#[test]
+fn policy_holds_by_whatever_way_one_comes() {
+    if !installed(&["python3"]) || !can_isolate() {
+        return;
+    }
+    let _alone = alone();
+    let extra = ["--isolate", "--listen", "127.0.0.1:0"];
+    let mesh = start(Directory::new(), GUARDED, &extra);
+    let (service, instance) = addresses(&mesh, "web");
+    for address in [&service, &instance] {
+        let answer = ask(&mesh, "job-0", address, "/");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+        let answer = ask(&mesh, "stranger-0", address, "/");
+        assert!(answer.starts_with("HTTP/1.1 403"), "{answer:?}");
+    }
+    // Where anybody is denied anything, ports that nobody declared are closed.
+    let (host, _) = instance.rsplit_once(':').expect("HOST:PORT");
+    let answer = ask(&mesh, "job-0", &format!("{host}:9"), "/");
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer:?}");
+    // The port that an application insists on may be another one than its callers know.
+    let (service, instance) = addresses(&mesh, "other");
+    for address in [&service, &instance] {
+        let answer = ask(&mesh, "stranger-0", address, "/");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+    }
+    mesh.stop();
+}
+
+#[test]
+fn what_a_crash_leaves_the_next_run_removes() {
+    if !can_isolate() {
+        return;
+    }
+    let _alone = alone();
+    let sleep = "[service.job]\ncommand = \"sleep 1000\"\n";
+    let extra = ["--isolate", "--listen", "127.0.0.1:0"];
+    let mut crashed = start(Directory::new(), sleep, &extra);
+    let pid = launcher(&crashed);
+    let watchdog = crashed.pids("__watchdog");
+    assert_eq!(watchdog.len(), 1, "{:#?}", crashed.directory().processes());
+    kill_now(watchdog[0]);
+    crashed.signal(Signal::KILL);
+    crashed.wait(Duration::from_secs(30));
+    assert_eq!(namespaces(pid).len(), 2, "an instance and the hub");
+    assert_ne!(rules(pid), "");
+    let sleeps = crashed.pids("sleep 1000");
+    assert_eq!(sleeps.len(), 1);
+
+    let next = start(Directory::new(), sleep, &extra);
+    assert_eq!(namespaces(pid), Vec::<String>::new());
+    assert_eq!(rules(pid), "");
+    until("the end of what was left", Duration::from_secs(30), || {
+        crashed.pids("sleep 1000").is_empty().then_some(())
+    });
+    assert_eq!(namespaces(launcher(&next)).len(), 2);
+    next.stop();
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! thread goes there, makes one, and ends.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +16,15 @@ use tokio::task::JoinSet;
 
 use super::network::NAMESPACES;
 
-/// Most connections at once through one door; further ones wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 1_024;
+/// Most connections at once through all doors; further ones wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 10_000;
+
+/// Descriptors that the launcher needs for anything else.
+const SPARE_DESCRIPTORS: u64 = 256;
+
+/// How long this machine may take to accept a connection from inside: what it drops, it
+/// drops for good.
+const REACH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pause after a failure to accept: there are too few descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -37,6 +44,18 @@ impl Namespaces {
             hub: path(hub),
             room: path(room),
         }
+    }
+
+    /// Says whether those inside reach this machine's loopback interface at `host`, which a
+    /// firewall may keep them from.
+    pub(crate) async fn reach(&self, host: IpAddr) -> io::Result<()> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let port = listener.local_addr()?.port();
+        let connected = self.connect(SocketAddr::new(host, port));
+        tokio::time::timeout(REACH_TIMEOUT, connected)
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+            .map(drop)
     }
 
     /// Connects: to a loopback address as the instance itself does, else as its neighbors do.
@@ -98,17 +117,26 @@ impl Doors {
     /// When an address is taken meanwhile; it is named.
     pub(crate) async fn open(openings: &[Opening]) -> Result<Self, (SocketAddr, io::Error)> {
         let mut tasks = JoinSet::new();
+        let room = Arc::new(Semaphore::new(connections_max()));
         for opening in openings {
             let listener = TcpListener::bind(opening.here).await;
             let listener = listener.map_err(|error| (opening.here, error))?;
-            tasks.spawn(serve(listener, opening.clone()));
+            tasks.spawn(serve(listener, opening.clone(), Arc::clone(&room)));
         }
         Ok(Self { _tasks: tasks })
     }
 }
 
-async fn serve(listener: TcpListener, opening: Opening) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+/// Returns how many connections there is room for: each takes two descriptors.
+fn connections_max() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let usable = limit.map_or(u64::MAX, |limit| {
+        limit.saturating_sub(SPARE_DESCRIPTORS) / 2
+    });
+    usize::try_from(usable).map_or(CONNECTIONS_MAX, |usable| usable.clamp(64, CONNECTIONS_MAX))
+}
+
+async fn serve(listener: TcpListener, opening: Opening, room: Arc<Semaphore>) {
     let mut connections = JoinSet::new();
     while let Ok(permit) = room.clone().acquire_owned().await {
         let Ok((mut here, _)) = listener.accept().await else {

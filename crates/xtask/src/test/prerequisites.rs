@@ -53,6 +53,18 @@ const PROGRAMS: &[Program] = &[
         service: None,
     },
     Program {
+        name: "ip",
+        debian: "iproute2",
+        variable: None,
+        service: None,
+    },
+    Program {
+        name: "nft",
+        debian: "nftables",
+        variable: None,
+        service: None,
+    },
+    Program {
         name: "python3",
         debian: "python3",
         variable: None,
