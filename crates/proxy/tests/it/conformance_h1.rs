@@ -4,10 +4,11 @@
 //! request smuggling. A witness keeps the bytes that were forwarded; parsers of other people's
 //! habits must all read the same messages there.
 
-mod dice;
-mod generated;
+pub(crate) mod dice;
+pub(crate) mod generated;
 pub(crate) mod lax;
-mod models;
+pub(crate) mod maker;
+pub(crate) mod models;
 mod requests;
 mod responses;
 pub(crate) mod witness;

@@ -5,3 +5,4 @@
 
 mod downgrade;
 mod frames;
+mod generated;

@@ -14,9 +14,10 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::dice::Dice;
+use super::maker::Maker;
 use super::models::{Model, STRICT, What, agreed};
 use crate::app::tcp;
-use crate::mesh::{DEADLINE, Setup, at, end};
+use crate::mesh::{DEADLINE, Pair, Setup, at, end};
 use crate::server::Server;
 
 /// Messages of a run; `GENERATED=100000` makes it more.
@@ -28,377 +29,14 @@ const LANES: usize = 8;
 /// Models that have to agree.
 const MODELS: usize = 60;
 
-fn count() -> usize {
+pub(crate) fn count() -> usize {
     let count = std::env::var("GENERATED").ok();
     count.map_or(MESSAGES, |text| text.parse().expect("a number"))
 }
 
-fn models() -> Vec<Model> {
+pub(crate) fn models() -> Vec<Model> {
     let mut dice = Dice::new(1);
     (0..MODELS).map(|_| Model::draw(&mut dice)).collect()
-}
-
-/// Makes messages; each choice is usually the plain one.
-struct Maker {
-    dice: Dice,
-    /// How often a choice is an odd one, of a hundred.
-    odd: usize,
-}
-
-impl Maker {
-    fn new(seed: usize) -> Self {
-        let mut dice = Dice::new(seed as u64 + 1_000);
-        let odd = dice.pick(&[0, 2, 5, 10, 20]);
-        Self { dice, odd }
-    }
-
-    fn choose(&mut self, plain: &str, odd: &[&str]) -> String {
-        if self.dice.chance(self.odd) {
-            self.dice.pick(odd).to_owned()
-        } else {
-            plain.to_owned()
-        }
-    }
-
-    fn line_end(&mut self) -> String {
-        self.choose(
-            "\r\n",
-            &["\n", "\r", "\r\r\n", "\n\r", "\r\n ", "\0\r\n", "\u{b}\r\n"],
-        )
-    }
-
-    fn name(&mut self, name: &str) -> String {
-        if !self.dice.chance(self.odd) {
-            return name.to_owned();
-        }
-        match self.dice.below(14) {
-            0 => name.to_lowercase(),
-            1 => name.to_uppercase(),
-            2 => format!("{name} "),
-            3 => format!("{name}\t"),
-            4 => format!(" {name}"),
-            5 => name.replace('-', "_"),
-            6 => name.replacen('-', "\0-", 1),
-            7 => format!("{name}\0"),
-            8 => format!("{name}\u{b}"),
-            9 => format!("\u{b}{name}"),
-            10 => format!("{name}\r"),
-            11 => format!("X: y\n{name}"),
-            12 => format!("X: y\r{name}"),
-            _ => format!("X: y\r\n {name}"),
-        }
-    }
-
-    fn length(&mut self, length: usize) -> String {
-        if !self.dice.chance(self.odd) {
-            return length.to_string();
-        }
-        match self.dice.below(22) {
-            0 => format!("+{length}"),
-            1 => format!("-{length}"),
-            2 => format!("0{length}"),
-            3 => format!("0x{length:x}"),
-            4 => format!("{length} "),
-            5 => format!("{length}\t"),
-            6 => format!(" \t{length}"),
-            7 => format!("{length},{length}"),
-            8 => format!("{length}, {}", length + 1),
-            9 => format!("{length};a=b"),
-            10 => format!("{length}\u{b}"),
-            11 => format!("{length}\0"),
-            12 => format!("{length}.0"),
-            13 => format!("{length} 0"),
-            14 => format!("\"{length}\""),
-            15 => format!("{}", (1_u128 << 64) + length as u128),
-            16 => format!("{}", (1_u128 << 32) + length as u128),
-            17 => (length / 2).to_string(),
-            18 => (length + 7).to_string(),
-            19 => "0".to_owned(),
-            20 => String::new(),
-            _ => format!("{length}\r\n 0"),
-        }
-    }
-
-    fn coding(&mut self) -> String {
-        self.choose(
-            "chunked",
-            &[
-                "Chunked",
-                "CHUNKED",
-                "chunked ",
-                "\tchunked",
-                "\u{b}chunked",
-                "chunked\u{c}",
-                "chunked\0",
-                "identity",
-                "gzip, chunked",
-                "chunked, identity",
-                "chunked;q=1",
-                ",chunked",
-                "chunked,",
-                "x chunked",
-                "xchunked",
-                "chunkedx",
-                "\"chunked\"",
-                "chun\u{0}ked",
-                "chunked, chunked",
-                "",
-                "\r\n chunked",
-                "chunked\r\n ,x",
-                "identity, chunked, identity",
-                "chunked\r",
-                "cow",
-            ],
-        )
-    }
-
-    fn host(&mut self) -> String {
-        let host = self.choose(
-            "a",
-            &[
-                "b", "a, b", "a b", "u@a", "a:", "a:80", "a:x", "", "a\0", "a/", "a#", "[::1",
-                "a;b", "a\\b", "a\u{b}", "a\t",
-            ],
-        );
-        let name = self.name("Host");
-        format!("{name}: {host}{}", self.line_end())
-    }
-
-    /// The bytes of a body in chunks, with trailers.
-    fn chunks(&mut self, body: &str) -> String {
-        let mut text = String::new();
-        let cut = self.dice.below(body.len() + 1);
-        for piece in [&body[..cut], &body[cut..]] {
-            if piece.is_empty() {
-                continue;
-            }
-            let size = piece.len();
-            let size = if self.dice.chance(self.odd) {
-                match self.dice.below(14) {
-                    0 => format!("0x{size:x}"),
-                    1 => format!("+{size:x}"),
-                    2 => format!("-{size:x}"),
-                    3 => format!(" {size:x}"),
-                    4 => format!("{size:x} "),
-                    5 => format!("{size:X}"),
-                    6 => format!("0000000000000000000{size:x}"),
-                    7 => format!("{:x}", (1_u128 << 64) + size as u128),
-                    8 => format!("{:x}", (1_u128 << 32) + size as u128),
-                    9 => format!("{size:x}\0"),
-                    10 => format!("{size:x},"),
-                    11 => format!("{:x}", size + 2),
-                    12 => format!("\r\n{size:x}"),
-                    _ => format!("{:x}", size - 1),
-                }
-            } else {
-                format!("{size:x}")
-            };
-            let extension = self.choose(
-                "",
-                &[
-                    ";",
-                    ";a",
-                    ";a=b",
-                    ";a=\"b\"",
-                    ";a=\"\r\n\"",
-                    ";\n",
-                    ";\r",
-                    " ;a",
-                    ";a;\0",
-                    "\t",
-                ],
-            );
-            let end = self.line_end();
-            let after = self.choose(
-                "\r\n",
-                &["", "\n", "\r", "xx", "\r\n\r\n", "x\r\n", "\r\r\n"],
-            );
-            text += &format!("{size}{extension}{end}{piece}{after}");
-        }
-        let last = self.choose("0", &["00", "0;a", "0 ", "-0", "0x0", "0\0", "", "g", "1"]);
-        let trailer = self.choose(
-            "",
-            &[
-                "X-Sum: 1\r\n",
-                "Content-Length: 5\r\n",
-                "Transfer-Encoding: chunked\r\n",
-                "Host: b\r\n",
-                "X\r\n",
-                " X: y\r\n",
-                "X: y\n",
-                "X: y\r\n z\r\n",
-                "X : y\r\n",
-                "X: \0\r\n",
-            ],
-        );
-        text + &format!("{last}{}{trailer}{}", self.line_end(), self.line_end())
-    }
-
-    /// Fields that frame a body, and the body.
-    fn framed(&mut self, hidden: &str) -> (String, String) {
-        let body = self
-            .dice
-            .pick(&["", "ab", hidden, "0\r\n\r\n", "x=1\r\n"])
-            .to_owned();
-        let fields = self.dice.below(10);
-        let (lengths, codings) = match fields {
-            0 => (0, 0),
-            1..=3 => (1, 0),
-            4..=6 => (0, 1),
-            _ if self.dice.chance(self.odd) => (1 + self.dice.below(2), 1 + self.dice.below(2)),
-            7 => (1, 0),
-            _ => (0, 1),
-        };
-        let coded = codings > 0 && !self.dice.chance(self.odd);
-        let body = if coded { self.chunks(&body) } else { body };
-        // A length that fits what there is, or only the first chunk line.
-        let fitting = if codings > 0 && self.dice.chance(50) {
-            body.find("\r\n").map_or(0, |at| at + 2)
-        } else {
-            body.len()
-        };
-        let mut lines = Vec::new();
-        for _ in 0..lengths {
-            let (name, value) = (self.name("Content-Length"), self.length(fitting));
-            let colon = self.choose(": ", &[":", ":\t", " : ", "=", "::"]);
-            lines.push(format!("{name}{colon}{value}{}", self.line_end()));
-        }
-        for _ in 0..codings {
-            let (name, value) = (self.name("Transfer-Encoding"), self.coding());
-            let colon = self.choose(": ", &[":", ":\t", " : ", "=", "::"]);
-            lines.push(format!("{name}{colon}{value}{}", self.line_end()));
-        }
-        if lines.len() > 1 && self.dice.chance(50) {
-            lines.reverse();
-        }
-        let other = self.choose(
-            "",
-            &[
-                "X: y\r\n z\r\n",
-                "Connection: content-length\r\n",
-                "Connection: transfer-encoding\r\n",
-                "Connection: close\r\n",
-                "Expect: 100-continue\r\n",
-                "X\r\n",
-                ": y\r\n",
-                "X: \0\r\n",
-                "\r\n",
-                " Content-Length: 3\r\n",
-                "Upgrade: h2c\r\nConnection: upgrade\r\n",
-                "Keep-Alive: timeout=5\r\n",
-            ],
-        );
-        lines.insert(self.dice.below(lines.len() + 1), other);
-        (lines.concat(), body)
-    }
-
-    /// One request or a few, of number `number`, with one hidden in a body.
-    fn requests(&mut self, number: usize) -> Vec<u8> {
-        let hidden = format!("GET /h{number} HTTP/1.1\r\nHost: a\r\n\r\n");
-        let mut text = String::new();
-        for _ in 0..=self.dice.below(2) {
-            text += &self.choose("", &["\r\n", "\r\n\r\n", "\n", " ", "\0", "\r"]);
-            let method = self.dice.pick(&["GET", "POST", "PUT", "DELETE"]);
-            let method = self.choose(
-                method,
-                &[
-                    "get", "TRACE", "CONNECT", "G T", "GE\0T", "POST\t", "PRI", "OPTIONS",
-                ],
-            );
-            let target =
-                match self.choose("/", &["http://a/", "http://b/", "//", "a", "https://a/"]) {
-                    form if form == "a" => format!("{number}"),
-                    form => format!("{form}m{number}"),
-                };
-            let target =
-                target + &self.choose("", &["#x", " x", "\0", "?a=b c", "\t", "\u{e9}", "?"]);
-            let version = self.choose(
-                "HTTP/1.1",
-                &[
-                    "HTTP/1.0",
-                    "HTTP/1.1 ",
-                    "http/1.1",
-                    "HTTP/1.01",
-                    "HTTP/2.0",
-                    "",
-                    "HTTP/0.9",
-                ],
-            );
-            let space = self.choose(" ", &["  ", "\t", "\u{b}", "\r"]);
-            let end = self.line_end();
-            let mut hosts = self.host();
-            if self.dice.chance(self.odd) {
-                hosts = self
-                    .dice
-                    .pick(&["", "Host: a\r\nHost: a\r\n", "Host: a\r\nHost: b\r\n"])
-                    .into();
-            }
-            let (fields, body) = self.framed(&hidden);
-            let fields = if self.dice.chance(50) {
-                hosts + &fields
-            } else {
-                fields + &hosts
-            };
-            let last = self.line_end();
-            text += &format!("{method}{space}{target}{space}{version}{end}{fields}{last}{body}");
-        }
-        if self.dice.chance(50) {
-            text += &format!("GET /m{number} HTTP/1.1\r\nHost: a\r\n\r\n");
-        }
-        latin(&text)
-    }
-
-    /// A response, with what may be taken for another one in it or behind it.
-    fn response(&mut self) -> Vec<u8> {
-        let hidden = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhidden";
-        let mut text = self.choose(
-            "",
-            &[
-                "HTTP/1.1 100 Continue\r\n\r\n",
-                "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n",
-                "HTTP/1.1 103 Hints\r\nContent-Length: 5\r\n\r\n",
-                "HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
-                "HTTP/1.1 102 Processing\r\nTransfer-Encoding: chunked\r\n\r\n",
-                "\r\n",
-            ],
-        );
-        let line = self.choose(
-            "HTTP/1.1 200 OK",
-            &[
-                "HTTP/1.0 200 OK",
-                "HTTP/1.1 204 No Content",
-                "HTTP/1.1 304 Not Modified",
-                "HTTP/1.1 200",
-                "HTTP/1.1  200 OK",
-                "HTTP/1.1 2000 OK",
-                "HTTP/1.1 099 OK",
-                "200 OK",
-                "HTTP/2 200 OK",
-                "HTTP/1.1 200 O\0K",
-                "HTTP/1.1 205 Reset",
-                "HTTP/1.1\t200 OK",
-                "HTTP/1.1 500 No",
-                "HTTP/1.1 1xx OK",
-                "HTTP/1.1 199 Odd",
-                "http/1.1 200 OK",
-            ],
-        );
-        let end = self.line_end();
-        let (fields, body) = self.framed(hidden);
-        let last = self.line_end();
-        text += &format!("{line}{end}{fields}{last}{body}");
-        if self.dice.chance(30) {
-            text += hidden;
-        }
-        latin(&text)
-    }
-}
-
-/// Each character as one byte.
-fn latin(text: &str) -> Vec<u8> {
-    text.chars()
-        .map(|c| u8::try_from(u32::from(c)).unwrap())
-        .collect()
 }
 
 /// Sends bytes in a few pieces and reads all that comes back.
@@ -424,10 +62,10 @@ async fn exchange(to: SocketAddr, bytes: &[u8], dice: &mut Dice) -> Vec<u8> {
 }
 
 /// The bytes of each connection that reached an application.
-type Heard = Arc<Mutex<Vec<Vec<u8>>>>;
+pub(crate) type Heard = Arc<Mutex<Vec<Vec<u8>>>>;
 
 /// An application that reads requests to the letter, and answers each with its number.
-async fn listening() -> (SocketAddr, Heard) {
+pub(crate) async fn listening() -> (SocketAddr, Heard) {
     let heard = Heard::default();
     let keep = heard.clone();
     let address = tcp(move |mut stream| {
@@ -443,6 +81,11 @@ async fn listening() -> (SocketAddr, Heard) {
                 let asked = {
                     let mut all = heard.lock().unwrap();
                     all[index].extend_from_slice(&buffer[..count]);
+                    if all[index].starts_with(b"PRI * HTTP/2.0\r\n") {
+                        // It is asked whether it speaks HTTP/2, and does not.
+                        all[index].clear();
+                        return;
+                    }
                     STRICT.read(&all[index], What::Requests)
                 };
                 for request in &asked[answered..] {
@@ -462,14 +105,86 @@ async fn listening() -> (SocketAddr, Heard) {
     (address, heard)
 }
 
-/// A proxy with a listener for each of these applications.
-async fn front(applications: &[SocketAddr]) -> (whodunit_proxy::Running, Vec<SocketAddr>) {
+/// As many applications as there are lanes.
+pub(crate) async fn all_listening() -> (Vec<SocketAddr>, Vec<Heard>) {
+    let mut all = (Vec::new(), Vec::new());
+    for _ in 0..LANES {
+        let (address, heard) = listening().await;
+        all.0.push(address);
+        all.1.push(heard);
+    }
+    all
+}
+
+/// What the sender of a number was answered.
+pub(crate) trait Answered: std::fmt::Debug {
+    /// Says whether these requests were answered so.
+    fn fits(&self, number: usize, asked: &[String]) -> bool;
+}
+
+impl Answered for Vec<String> {
+    fn fits(&self, _: usize, asked: &[String]) -> bool {
+        self == asked
+    }
+}
+
+impl Answered for usize {
+    fn fits(&self, number: usize, asked: &[String]) -> bool {
+        // Nothing was hidden anywhere that may come out.
+        *self == asked.len()
+            && asked
+                .iter()
+                .all(|word| !word.contains(&format!("h{number}")))
+    }
+}
+
+/// Says what is wrong with what applications were asked, given the answers that the sender of
+/// each number got.
+pub(crate) fn check<T: Answered>(heard: &[Heard], answers: &BTreeMap<usize, T>) -> Vec<String> {
+    let models = models();
+    let mut wrong = Vec::new();
+    let mut asked = BTreeMap::<usize, Vec<String>>::new();
+    let all = heard.iter().flat_map(|heard| heard.lock().unwrap().clone());
+    for bytes in all {
+        match agreed(&bytes, What::Requests, &models) {
+            Ok(messages) => {
+                for message in messages {
+                    let is_digit = |c: char| c.is_ascii_digit();
+                    let digits = message.word.trim_start_matches(|c| !is_digit(c));
+                    let digits = digits.split(|c| !is_digit(c)).next();
+                    let number = digits.and_then(|digits| digits.parse().ok());
+                    let number = number.unwrap_or_else(|| panic!("{message:?}"));
+                    asked.entry(number).or_default().push(message.word);
+                }
+            }
+            Err(why) => wrong.push(why),
+        }
+    }
+    for (number, answers) in answers {
+        let asked = asked.remove(number).unwrap_or_default();
+        if !answers.fits(*number, &asked) {
+            wrong.push(format!("{number}: {asked:?} was answered {answers:?}"));
+        }
+    }
+    wrong.extend(
+        asked
+            .values()
+            .map(|asked| format!("nobody asked {asked:?}")),
+    );
+    wrong
+}
+
+/// A proxy with a listener for each of these applications, which speak HTTP/1.
+pub(crate) async fn front(
+    protocol: &str,
+    applications: &[SocketAddr],
+) -> (whodunit_proxy::Running, Vec<SocketAddr>) {
     let server = Server::start().await;
     let mut setup = Setup::new("web", &server);
     let name = |i: usize| format!("lane{i}");
     for (i, address) in applications.iter().enumerate() {
-        let forward = format!("forward = \"{address}\"");
-        setup = setup.listener(&name(i), "inbound", "http1", &forward);
+        let forward = format!("forward = \"{address}\"\nforward_protocol = \"http1\"");
+        setup = setup.listener(&name(i), "inbound", protocol, &forward);
     }
     let proxy = setup.start();
     let lanes = (0..applications.len()).map(|i| at(&proxy, &name(i)));
@@ -477,21 +192,14 @@ async fn front(applications: &[SocketAddr]) -> (whodunit_proxy::Running, Vec<Soc
     (proxy, lanes)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn requests_made_by_chance_are_read_alike_or_refused() {
-    let mut applications = Vec::new();
-    let mut heard = Vec::new();
-    for _ in 0..LANES {
-        let (address, keeps) = listening().await;
-        applications.push(address);
-        heard.push(keeps);
-    }
-    let (proxy, lanes) = front(&applications).await;
+/// Sends so many messages, each on one of these lanes.
+async fn run(lanes: Vec<SocketAddr>, heard: &[Heard], count: usize) {
     let mut running = JoinSet::new();
+    let step = lanes.len();
     for (lane, to) in lanes.into_iter().enumerate() {
         running.spawn(async move {
             let mut answers = BTreeMap::new();
-            for number in (lane..count()).step_by(LANES) {
+            for number in (lane..count).step_by(step) {
                 let mut maker = Maker::new(number);
                 let bytes = maker.requests(number);
                 let answer = exchange(to, &bytes, &mut maker.dice).await;
@@ -505,33 +213,15 @@ async fn requests_made_by_chance_are_read_alike_or_refused() {
     }
     let answers: BTreeMap<usize, Vec<String>> =
         running.join_all().await.into_iter().flatten().collect();
-    let models = models();
-    let mut wrong = Vec::new();
-    let mut asked = BTreeMap::<usize, Vec<String>>::new();
-    for bytes in heard.iter().flat_map(|heard| heard.lock().unwrap().clone()) {
-        match agreed(&bytes, What::Requests, &models) {
-            Ok(messages) => {
-                for message in messages {
-                    let digits = message
-                        .word
-                        .trim_start_matches(|c: char| !c.is_ascii_digit());
-                    let digits = digits.split(|c: char| !c.is_ascii_digit()).next();
-                    let number = digits.and_then(|digits| digits.parse().ok());
-                    let number = number.unwrap_or_else(|| panic!("{message:?}"));
-                    asked.entry(number).or_default().push(message.word);
-                }
-            }
-            Err(why) => wrong.push(why),
-        }
-    }
-    for (number, answers) in &answers {
-        let asked = asked.get(number).cloned().unwrap_or_default();
-        if asked != *answers {
-            let bytes = Maker::new(*number).requests(*number);
-            let shown = String::from_utf8_lossy(&bytes).into_owned();
-            wrong.push(format!(
-                "{number}: {asked:?} was answered {answers:?}: {shown:?}"
-            ));
+    let mut wrong = check(heard, &answers);
+    for text in &mut wrong {
+        let number = text
+            .split(':')
+            .next()
+            .and_then(|number| number.parse().ok());
+        if let Some(number) = number {
+            let bytes = Maker::new(number).requests(number);
+            text.push_str(&format!(" of {:?}", String::from_utf8_lossy(&bytes)));
         }
     }
     assert!(wrong.is_empty(), "{}:\n{}", wrong.len(), wrong.join("\n"));
@@ -541,11 +231,26 @@ async fn requests_made_by_chance_are_read_alike_or_refused() {
         .filter(|answers| !answers.is_empty())
         .count();
     assert!(
-        (count() / 10..count() * 9 / 10).contains(&forwarded),
+        (count / 10..count * 9 / 10).contains(&forwarded),
         "{forwarded}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_made_by_chance_are_read_alike_or_refused() {
+    let (applications, heard) = all_listening().await;
+    let (proxy, lanes) = front("http1", &applications).await;
+    run(lanes, &heard, count()).await;
     crate::sending::conserved(&proxy).await;
     end(proxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_made_by_chance_are_read_alike_behind_a_pair() {
+    let (application, heard) = listening().await;
+    let pair = Pair::start("http1", application).await;
+    run(vec![pair.address()], &[heard], count() / 4).await;
+    pair.end().await;
 }
 
 /// An application that answers `/N` with response N, and everything else with `fine`.
@@ -592,7 +297,7 @@ async fn responses_made_by_chance_are_read_alike_and_answer_one_request() {
     for _ in 0..LANES {
         applications.push(answering().await);
     }
-    let (proxy, lanes) = front(&applications).await;
+    let (proxy, lanes) = front("http1", &applications).await;
     let models = Arc::new(models());
     let mut running = JoinSet::new();
     for (lane, to) in lanes.into_iter().enumerate() {

@@ -75,7 +75,7 @@ enum ChunkEnd {
 
 /// How one implementation reads messages.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Model {
+pub(crate) struct Model {
     line_end: LineEnd,
     fold: Fold,
     name: Name,
@@ -93,7 +93,7 @@ pub(super) struct Model {
 }
 
 /// The model that keeps to the letter.
-pub(super) const STRICT: Model = Model {
+pub(crate) const STRICT: Model = Model {
     line_end: LineEnd::Crlf,
     fold: Fold::Joined,
     name: Name::Exact,
@@ -109,26 +109,26 @@ pub(super) const STRICT: Model = Model {
 
 /// A message as a model reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Message {
-    pub(super) begin: usize,
-    pub(super) end: usize,
+pub(crate) struct Message {
+    pub(crate) begin: usize,
+    pub(crate) end: usize,
     /// The second word of a request, or the status of a response.
-    pub(super) word: String,
+    pub(crate) word: String,
     /// The host that counts.
-    pub(super) host: String,
-    pub(super) body: Vec<u8>,
+    pub(crate) host: String,
+    pub(crate) body: Vec<u8>,
 }
 
 /// What is read: requests, or the responses to requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum What {
+pub(crate) enum What {
     Requests,
     Responses,
 }
 
 impl Model {
     /// Draws a model.
-    pub(super) fn draw(dice: &mut Dice) -> Self {
+    pub(crate) fn draw(dice: &mut Dice) -> Self {
         Self {
             line_end: dice.pick(&[LineEnd::Crlf, LineEnd::Lf, LineEnd::Cr]),
             fold: dice.pick(&[Fold::Joined, Fold::Field, Fold::Skipped]),
@@ -151,7 +151,7 @@ impl Model {
     }
 
     /// Reads all whole messages.
-    pub(super) fn read(&self, bytes: &[u8], what: What) -> Vec<Message> {
+    pub(crate) fn read(&self, bytes: &[u8], what: What) -> Vec<Message> {
         let mut messages = Vec::new();
         let mut begin = 0;
         while let Some(message) = self.message(bytes, begin, what) {
@@ -336,7 +336,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// What all models read, if they agree.
-pub(super) fn agreed(bytes: &[u8], what: What, models: &[Model]) -> Result<Vec<Message>, String> {
+pub(crate) fn agreed(bytes: &[u8], what: What, models: &[Model]) -> Result<Vec<Message>, String> {
     let messages = STRICT.read(bytes, what);
     for model in models {
         let other = model.read(bytes, what);
