@@ -115,6 +115,11 @@ impl TcpStream {
         simulator::TcpStream::connect(address).await.map(Self::new)
     }
 
+    /// Returns the address of this end.
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        locked(&self.0).stream.local_addr()
+    }
+
     /// Does nothing: there are no packets to save.
     #[expect(
         clippy::unnecessary_wraps,
