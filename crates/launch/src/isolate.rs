@@ -40,6 +40,9 @@ const NETWORK: [u8; 2] = [198, 18];
 /// The third byte of the first service's address; instances have lower ones.
 const SERVICES_FROM: u8 = 128;
 
+/// Where callers find a service whose port the mesh file leaves open.
+const SERVICE_PORT: u16 = 80;
+
 /// The network of the links between hubs and this machine, `198.19.0.0/16`.
 const LINKS: [u8; 2] = [198, 19];
 
@@ -204,10 +207,8 @@ impl Isolation {
         })?;
         let mut services = BTreeMap::new();
         for service in &mesh.services {
-            let port = match service.port {
-                Some(port) if port > 0 => port,
-                _ => picker.free()?,
-            };
+            let declared = service.port.filter(|port| *port > 0);
+            let port = declared.unwrap_or(SERVICE_PORT);
             let address = service_address(services.len());
             services.insert(service.name.clone(), SocketAddr::new(address, port));
         }
@@ -251,9 +252,8 @@ impl Isolation {
         reached.map_err(|why| LaunchError::Isolate {
             what: format!("instances do not reach this machine: {why}"),
             fix: format!(
-                "let its firewall pass what comes in by the links `whodunit*` (such as `ufw allow \
-                 in on {}` or `iptables -I INPUT -i whodunit+ -j ACCEPT`), {OR}",
-                self.run.link_name()
+                "let its firewall pass what comes in by the links `whodunit*`, such as by \
+                 `iptables -I INPUT -i whodunit+ -j ACCEPT`, {OR}"
             ),
         })
     }

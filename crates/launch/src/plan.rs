@@ -323,7 +323,11 @@ impl Planner<'_> {
             None => (ways.itself, ways.listen) = (Some(here), Some(here)),
             // Every instance has all ports to itself.
             Some((room, address)) => {
-                ways.port = Some(service.app_port.unwrap_or(address.port()));
+                let declared = service.port.filter(|port| *port > 0);
+                ways.port = Some(match service.app_port.or(declared) {
+                    Some(port) => port,
+                    None => self.picker.free()?,
+                });
                 ways.itself = Some((room.address, address.port()).into());
                 ways.listen = Some((Ipv4Addr::UNSPECIFIED, self.picker.free()?).into());
             }

@@ -157,13 +157,16 @@ namespace = "shop"
 
 [service.web]
 command = "python3 -m http.server {port} --bind 127.0.0.1"
-port = 8000
 instances = 2
 ready = "http://{self}/"
 working_dir = "{data}"
 
+# It is told nothing: it calls a name, as it would anywhere.
 [service.job]
-command = "sleep 1000"
+shell = true
+command = """
+python3 -c "from urllib import request; request.urlopen('http://web/?by-name')"; exec sleep 1000
+"""
 calls = ["web", "vault"]
 
 [external.vault]
@@ -229,6 +232,13 @@ fn every_way_to_a_service_is_captured() {
             }
         }
     }
+
+    let row = record(&mesh, "outbound", "a call by name", |row| {
+        row["authority"] == "web"
+    });
+    assert_eq!(row["from"]["workload"], "job", "{row:#}");
+    assert_eq!(row["to"]["workload"], "web", "{row:#}");
+    assert_eq!(row["status"], 200, "{row:#}");
 
     // TLS of an application's own passes through, and its server name is noted.
     let (vault, _) = addresses(&mesh, "vault");
