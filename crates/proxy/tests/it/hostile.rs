@@ -569,14 +569,18 @@ async fn floods_end_their_connections_and_disturb_nobody() {
             })
             .collect();
         let went = attacks.join_all().await;
+        let asking = polite.asked.clone();
         let slowest = polite.after(3).await;
+        let count = asking.load(Ordering::SeqCst);
         tell(name, slowest, grown(&front, before));
         if ends {
             assert_eq!(went, [Went::Ended; 4], "{name}");
         }
-        // What is given up at once does not reach the application again and again.
+        // What is given up at once does not reach the application again and again: each
+        // connection may have as many streams as it was told, the polite one some too.
         let reached = front.asked.load(Ordering::SeqCst) - asked;
-        assert!(reached < 3_000, "{name}: {reached} requests");
+        let reached = reached.saturating_sub(count);
+        assert!(reached <= 4 * 200, "{name}: {reached} requests");
         front.settled(open).await;
     }
 }
@@ -647,6 +651,8 @@ async fn connections_come_and_go_without_a_trace() {
 async fn a_lack_of_descriptors_is_survived_without_haste() {
     let front = Front::start(Some(150)).await;
     let open = front.process.descriptors();
+    let mut known = TcpStream::connect(front.http1).await.unwrap();
+    get(&mut known).await;
     let mut held = Vec::new();
     for _ in 0..300 {
         let mut stream = TcpStream::connect(front.http1).await.unwrap();
@@ -657,6 +663,10 @@ async fn a_lack_of_descriptors_is_survived_without_haste() {
         (front.process.descriptors() >= 145).then_some(())
     })
     .await;
+    // Whoever was there before is served all the same.
+    for _ in 0..20 {
+        get(&mut known).await;
+    }
     let busy = front.process.busy();
     sleep(Duration::from_secs(2)).await;
     let busy = front.process.busy() - busy;
