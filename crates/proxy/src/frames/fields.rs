@@ -56,6 +56,8 @@ enum Fault {
     Coding,
     /// It can, and what it says is not allowed.
     Meaning,
+    /// It breaks off.
+    Short,
 }
 
 /// The part of a block that is in one frame: its kind, its flags, and where it begins.
@@ -141,12 +143,16 @@ impl Blocks {
             if part.flags & END_HEADERS == 0 {
                 continue;
             }
-            match read(&block) {
-                Err(fault) => return fault == Fault::Coding,
-                Ok(dynamic) => refers |= dynamic,
+            match read(&block, &mut refers) {
+                Ok(()) => block.clear(),
+                Err(fault) => return fault != Fault::Meaning,
             }
         }
-        refers
+        // The rest of the last one may be still to come: h2 does not wait for it.
+        match read(&block, &mut refers) {
+            Err(fault @ (Fault::Coding | Fault::Meaning)) => fault == Fault::Coding,
+            Ok(()) | Err(Fault::Short) => refers,
+        }
     }
 }
 
@@ -159,9 +165,8 @@ fn strip(payload: &[u8], flags: u8) -> Option<&[u8]> {
     payload.get(begin..end)
 }
 
-/// Reads a block; says whether it refers to the dynamic table.
-fn read(mut block: &[u8]) -> Result<bool, Fault> {
-    let mut dynamic = false;
+/// Reads a block; notes whether it refers to the dynamic table.
+fn read(mut block: &[u8], dynamic: &mut bool) -> Result<(), Fault> {
     let mut resizable = true;
     while let Some(first) = block.first().copied() {
         if first & 0xe0 == 0x20 {
@@ -177,11 +182,11 @@ fn read(mut block: &[u8]) -> Result<bool, Fault> {
             if index == 0 {
                 return Err(Fault::Coding);
             }
-            dynamic |= index > STATIC_MAX;
+            *dynamic |= index > STATIC_MAX;
             continue;
         }
         let index = number(&mut block, if first & 0xc0 == 0x40 { 6 } else { 4 })?;
-        dynamic |= index > STATIC_MAX;
+        *dynamic |= index > STATIC_MAX;
         let name = if index == 0 {
             Some(text(&mut block)?)
         } else {
@@ -201,19 +206,19 @@ fn read(mut block: &[u8]) -> Result<bool, Fault> {
             return Err(Fault::Meaning);
         }
     }
-    Ok(dynamic)
+    Ok(())
 }
 
 /// Reads a number of which the first byte has so many bits.
 fn number(block: &mut &[u8], prefix: u32) -> Result<u32, Fault> {
-    let (first, mut rest) = block.split_first().ok_or(Fault::Coding)?;
+    let (first, mut rest) = block.split_first().ok_or(Fault::Short)?;
     let most = (1_u32 << prefix) - 1;
     let mut value = u32::from(*first) & most;
     if value == most {
         // h2 takes no more than five bytes for a number, which is plenty.
         let mut shift = 0;
         loop {
-            let (byte, behind) = rest.split_first().ok_or(Fault::Coding)?;
+            let (byte, behind) = rest.split_first().ok_or(Fault::Short)?;
             rest = behind;
             value += u32::from(byte & 0x7f) << shift;
             shift += 7;
@@ -230,9 +235,9 @@ fn number(block: &mut &[u8], prefix: u32) -> Result<u32, Fault> {
 }
 
 fn text(block: &mut &[u8]) -> Result<Vec<u8>, Fault> {
-    let coded = block.first().ok_or(Fault::Coding)? & 0x80 != 0;
+    let coded = block.first().ok_or(Fault::Short)? & 0x80 != 0;
     let length = number(block, 7)? as usize;
-    let (text, rest) = block.split_at_checked(length).ok_or(Fault::Coding)?;
+    let (text, rest) = block.split_at_checked(length).ok_or(Fault::Short)?;
     *block = rest;
     if coded {
         decode(text)
@@ -372,6 +377,7 @@ mod tests {
         blocks.extend(&[0, 0, 9, 0x82, 0x7f, 0, 0]);
         blocks.begin(super::super::CONTINUATION, END_HEADERS);
         blocks.forget(false);
+        assert!(blocks.are_undecodable(), "what is there is enough");
         blocks.extend(&[0x07, 0x01]);
         assert!(blocks.are_undecodable());
         blocks.extend(b"A");
@@ -385,6 +391,22 @@ mod tests {
         assert!(!blocks.are_undecodable(), "the first was fine");
         blocks.forget(true);
         assert!(blocks.bytes.is_empty() && blocks.parts.is_empty());
+    }
+
+    #[test]
+    fn a_block_without_its_end_is_judged_by_what_is_there() {
+        for (block, undecodable) in [
+            (&[0x82, 0x80][..], true),
+            (&[0x82, 0xc6], true),
+            (&[0x82, 0x00, 0x01, b'A', 0x00], false),
+            (&[0x82, 0x00, 0x05, b'a'], false),
+            (&[0x82], false),
+        ] {
+            let mut blocks = Blocks::default();
+            blocks.begin(HEADERS, 0);
+            blocks.extend(block);
+            assert_eq!(blocks.are_undecodable(), undecodable, "{block:x?}");
+        }
     }
 
     proptest::proptest! {

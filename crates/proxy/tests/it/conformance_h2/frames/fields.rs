@@ -153,6 +153,8 @@ pub(super) fn compression(all: &mut Cases) {
         frame(CONTINUATION, END_HEADERS, 1, &far[20..]),
     ];
     all.add("HPACK 2.3.3 in pieces", &pieces, broken);
+    let begun = frame(HEADERS, END_STREAM, 1, &far);
+    all.add("HPACK 2.3.3 before the end", &[begun], broken);
     let padded = [&[4, 0, 0, 0, 0, 9][..], &far, &[0; 4]].concat();
     let padded = frame(
         HEADERS,
