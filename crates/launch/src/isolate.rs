@@ -140,7 +140,11 @@ impl Tools {
     /// Names those that are missing.
     pub(crate) fn find() -> Result<Self, LaunchError> {
         let find = |name| find::program(name, &[], Path::new("/"));
-        match (find("ip"), find("nft")) {
+        Self::from_found(find("ip"), find("nft"))
+    }
+
+    fn from_found(ip: Option<PathBuf>, nft: Option<PathBuf>) -> Result<Self, LaunchError> {
+        match (ip, nft) {
             (Some(ip), Some(nft)) => Ok(Self { ip, nft }),
             (ip, nft) => {
                 let missing = [("ip", ip), ("nft", nft)];
@@ -148,7 +152,7 @@ impl Tools {
                 let missing: Vec<_> = missing.map(|(name, _)| format!("`{name}`")).collect();
                 Err(LaunchError::Isolate {
                     what: format!("there is no program {}", missing.join(" and no ")),
-                    fix: format!("install it (Debian: `apt-get install iproute2 nftables`), {OR}"),
+                    fix: format!("`apt-get install iproute2 nftables` (Debian), {OR}"),
                 })
             }
         }
@@ -486,6 +490,19 @@ mod tests {
         };
         assert_eq!(inside("127.0.0.1:7071"), "198.19.4.177:7071");
         assert_eq!(inside("192.0.2.1:5432"), "192.0.2.1:5432");
+    }
+
+    #[test]
+    fn programs_that_are_missing_are_named_with_the_package_that_has_them() {
+        let here = || Some(PathBuf::from("/here"));
+        let says = |ip, nft| Tools::from_found(ip, nft).unwrap_err().to_string();
+        assert_eq!(
+            says(here(), None),
+            "cannot isolate instances: there is no program `nft`\nhelp: `apt-get install iproute2 \
+             nftables` (Debian), or leave out `--isolate`: the mesh then takes no privileges"
+        );
+        assert!(says(None, None).contains("no program `ip` and no `nft`"));
+        assert!(Tools::from_found(here(), here()).is_ok());
     }
 
     #[test]
