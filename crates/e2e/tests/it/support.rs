@@ -72,11 +72,20 @@ pub(crate) fn can_isolate() -> bool {
         let done = Command::new("ip").args(["netns", verb, &probe]).output();
         done.is_ok_and(|output| output.status.success())
     };
-    let can = netns("add") && netns("del");
-    if !can {
-        println!("skipped: `ip netns add` takes root, and CAP_SYS_ADMIN in a container");
-    }
-    can
+    let tables = Command::new("nft").args(["list", "tables"]).output();
+    let forwarding = "/proc/sys/net/ipv4/ip_forward";
+    let rewritten = std::fs::read(forwarding).and_then(|now| std::fs::write(forwarding, now));
+    let lacks = if !(netns("add") && netns("del")) {
+        "`ip netns add` takes root, and CAP_SYS_ADMIN in a container"
+    } else if !tables.is_ok_and(|output| output.status.success()) {
+        "`nft` takes CAP_NET_ADMIN and a kernel with nf_tables"
+    } else if rewritten.is_err() {
+        "/proc/sys may not be written here"
+    } else {
+        return true;
+    };
+    println!("skipped: {lacks}");
+    false
 }
 
 /// Says whether all of these programs are here; prints what is missing.

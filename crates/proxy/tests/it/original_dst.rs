@@ -47,6 +47,8 @@ impl Namespaces {
             "it takes root"
         } else if !["ip -V", "nft -v", "bash --version"].into_iter().all(runs) {
             "it takes the commands ip, nft and bash"
+        } else if !may_make_namespaces(test) {
+            "it takes the rights to make network namespaces and rules of nftables"
         } else {
             let pid = std::process::id();
             let pod = format!("whodunit-test-{pid}-{test}");
@@ -120,6 +122,18 @@ fn command(words: &str) -> Command {
     let mut command = Command::new(words.next().expect("a program"));
     command.args(words);
     command
+}
+
+/// Says whether this is root with the rights of root.
+fn may_make_namespaces(test: &str) -> bool {
+    let name = format!("whodunit-test-{}-{test}-probe", std::process::id());
+    let words = [
+        format!("ip netns add {name}"),
+        format!("ip netns exec {name} nft list tables"),
+        format!("ip netns del {name}"),
+    ];
+    let done = |words: &String| command(words).output().is_ok_and(|it| it.status.success());
+    words.iter().all(done)
 }
 
 fn runs(words: &str) -> bool {
