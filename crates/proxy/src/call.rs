@@ -144,7 +144,12 @@ impl CallState {
 
     /// Returns the time since the head, µs.
     pub(crate) fn age_us(&self) -> i64 {
-        micros(self.start.elapsed())
+        self.age_us_at(Instant::now())
+    }
+
+    /// Returns the time from the head to `now`, µs.
+    pub(crate) fn age_us_at(&self, now: Instant) -> i64 {
+        micros(now.saturating_duration_since(self.start))
     }
 
     /// Says whether the call has left a row already.

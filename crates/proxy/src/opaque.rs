@@ -114,7 +114,7 @@ pub(crate) async fn dial(
         dialed.endpoint = Some(endpoint.clone());
         match dialed.connect(inlet, &endpoint, undecided).await {
             Ok(io) => {
-                in_flight.sent();
+                in_flight.sent(Instant::now());
                 in_flight.succeeded();
                 dialed.result = Ok(io);
                 break;

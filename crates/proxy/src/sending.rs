@@ -2,12 +2,13 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{interval, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use whodunit_flight::{Outbox, SealedBatch};
 use whodunit_wire::tonic::transport::Channel;
@@ -25,11 +26,15 @@ use crate::metrics::{discarded, dropped};
 use crate::net;
 
 /// How often the queue is looked at. A full batch is sealed at once, a smaller one after
-/// [`SEAL_TICKS`] of these.
+/// [`SEAL_TIME`].
 const TICK: Duration = Duration::from_millis(50);
 
-/// Ticks after which whatever waits is sealed.
-const SEAL_TICKS: u32 = 4;
+/// The same as long as batches are full: what waits in the queue takes memory, and the less
+/// there is of it, the more of it still is in the cache.
+const BUSY_TICK: Duration = Duration::from_millis(5);
+
+/// How long records wait for a batch to fill.
+const SEAL_TIME: Duration = Duration::from_millis(200);
 
 /// How often the state of the proxy is reported.
 const REPORT: Duration = Duration::from_secs(2);
@@ -57,7 +62,8 @@ pub(crate) async fn run(
     let mut sender = Sender {
         state,
         outbox,
-        ticks: 0,
+        sealed_at: Instant::now(),
+        pause: TICK,
     };
     loop {
         let connecting = timeout(CONNECT_TIMEOUT, connect(sender.state.clone(), server));
@@ -156,31 +162,35 @@ async fn connect(state: Rc<State>, server: SocketAddr) -> Result<Connection, Sta
 struct Sender {
     state: Rc<State>,
     outbox: Outbox,
-    ticks: u32,
+    /// When the queue was emptied last.
+    sealed_at: Instant,
+    /// Until the next look at the queue.
+    pause: Duration,
 }
 
 impl Sender {
     /// Seals while there is no connection, so that the queue does not fill up.
     async fn keep_sealing(&mut self) -> Infallible {
-        let mut ticks = interval(TICK);
         loop {
-            ticks.tick().await;
+            sleep(self.pause).await;
             self.seal_if_due();
         }
     }
 
     fn seal_if_due(&mut self) {
-        self.ticks += 1;
-        if self.ticks >= SEAL_TICKS || self.state.recorder.wants_seal() {
-            self.ticks = 0;
-            self.outbox.seal();
+        let now = Instant::now();
+        let is_full = self.state.recorder.wants_seal();
+        if !is_full && now.saturating_duration_since(self.sealed_at) < SEAL_TIME {
+            return;
         }
+        self.sealed_at = now;
+        self.pause = if is_full { BUSY_TICK } else { TICK };
+        self.outbox.seal();
     }
 
     /// Sends batches and takes acknowledgments until the connection fails.
     async fn send(&mut self, connection: &mut Connection) -> Result<(), Status> {
-        let mut ticks = interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut next = pin!(sleep(self.pause));
         let mut reports = interval(REPORT);
         let Connection {
             requests,
@@ -192,7 +202,10 @@ impl Sender {
         loop {
             let waiting = self.outbox.unsent().is_some();
             tokio::select! {
-                _ = ticks.tick() => self.seal_if_due(),
+                () = &mut next => {
+                    self.seal_if_due();
+                    next.set(sleep(self.pause));
+                }
                 _ = reports.tick() => self.report(client, report),
                 permit = requests.reserve(), if waiting => {
                     let permit = permit.map_err(|_| Status::unavailable("the stream ended"))?;

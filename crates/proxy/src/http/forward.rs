@@ -23,6 +23,7 @@ use super::serve::Refusal;
 use super::stream::Incoming;
 use super::{head, interim};
 use crate::call::{Call, Fault};
+use crate::clock::Instant;
 use crate::config::ForwardProtocol;
 use crate::limits::{self, Limit};
 use crate::upstream::{Balancer, Endpoint, InFlight, Lease, Nowhere, TooMany, Turn, Version, Wish};
@@ -208,7 +209,6 @@ impl Forwarding<'_> {
             };
             self.prepare(call, parts, &endpoint, speaks, patience)?;
             tries.keep_head(parts, rules, self.version);
-            in_flight.sent();
             let sent = patience.bound(pin!(lease.send(outgoing))).await;
             tries.has_begun = lease.has_passed_interim();
             let mut told = None;
@@ -387,8 +387,10 @@ impl Forwarding<'_> {
             }
             match Lease::acquire(&endpoint, self.wish, tries.is_repeatable()).await {
                 Ok(lease) => {
+                    let now = Instant::now();
+                    in_flight.sent(now);
                     call.note(|record| {
-                        record.queue_us = call.state().age_us() - began_us;
+                        record.queue_us = call.state().age_us_at(now) - began_us;
                         record.reused = lease.is_reused();
                         if self.inlet.side() == Side::Outbound {
                             if let Some(peer) = endpoint.connector.peer() {

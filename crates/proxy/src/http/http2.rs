@@ -363,26 +363,29 @@ impl Sending {
         B: Body<Data = Bytes, Error = StreamError>,
     {
         loop {
-            if let Poll::Ready(reset) = self.stream.poll_reset(cx) {
-                return Poll::Ready(Some(reset_cause(reset)));
-            }
             if let Some((data, last)) = self.waiting.take() {
                 while self.stream.capacity() == 0 && !self.eager {
                     match self.stream.poll_capacity(cx) {
                         Poll::Ready(Some(Ok(_))) => {}
-                        Poll::Ready(_) => return Poll::Ready(None),
+                        Poll::Ready(_) => return Poll::Ready(self.reset(cx)),
                         Poll::Pending => {
                             self.waiting = Some((data, last));
-                            return Poll::Pending;
+                            return self.poll_unwanted(cx);
                         }
                     }
                 }
                 self.eager = false;
-                if self.stream.send_data(data, last).is_err() || last {
+                if self.stream.send_data(data, last).is_err() {
+                    return Poll::Ready(self.reset(cx));
+                }
+                if last {
                     return Poll::Ready(None);
                 }
             }
-            match ready!(body.as_mut().poll_frame(cx)) {
+            let Poll::Ready(frame) = body.as_mut().poll_frame(cx) else {
+                return self.poll_unwanted(cx);
+            };
+            match frame {
                 None => {
                     let _ = self.stream.send_data(Bytes::new(), true);
                     return Poll::Ready(None);
@@ -408,6 +411,23 @@ impl Sending {
                     }
                 },
             }
+        }
+    }
+}
+
+impl Sending {
+    /// Waits for the other side to give the stream up. It is only asked for while there is
+    /// something to wait for: a stream that was given up takes nothing more.
+    fn poll_unwanted(&mut self, cx: &mut Context<'_>) -> Poll<Option<Cause>> {
+        let reset = self.stream.poll_reset(cx);
+        reset.map(|reset| Some(reset_cause(reset)))
+    }
+
+    /// Returns why the other side gave the stream up, if it did.
+    fn reset(&mut self, cx: &mut Context<'_>) -> Option<Cause> {
+        match self.poll_unwanted(cx) {
+            Poll::Ready(cause) => cause,
+            Poll::Pending => None,
         }
     }
 }

@@ -298,9 +298,9 @@ impl InFlight {
     }
 
     /// Notes that there is a connection, and that the request goes out now.
-    pub(crate) fn sent(&self) {
+    pub(crate) fn sent(&self, now: Instant) {
         self.endpoint.health.connected();
-        self.sent.set(Instant::now());
+        self.sent.set(now);
     }
 
     /// Notes that there is no connection.
