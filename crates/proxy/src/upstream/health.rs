@@ -22,8 +22,9 @@ const PENALTY_MAX: Duration = Duration::from_secs(60);
 /// for one each: once may be a moment of pressure.
 const DARK_AFTER: u32 = 3;
 
-/// How long nobody waits for an endpoint that accepts nothing.
-const DARK: Duration = Duration::from_secs(1);
+/// How long nobody waits for an endpoint that accepts nothing: it is back within a second when
+/// it accepts again, though a look at it may take one.
+const DARK: Duration = Duration::from_millis(500);
 
 /// How long an endpoint gets no requests that has said that it is about to end, if there are
 /// others: by then it does not listen any more, or the word was only about one connection.
