@@ -17,6 +17,11 @@ use crate::columns;
 /// larger tail costs more when a query comes between two batches.
 const TAIL_ROWS: usize = 4096;
 
+/// How long rows are kept for followers. One reads within milliseconds, and one that was cut
+/// off comes back within seconds; without this a quiet server would go on filling the room
+/// that a busy one needs, for hours.
+const RECENT_US: i64 = 60_000_000;
+
 /// Some rows that came one after the other.
 #[derive(Debug)]
 pub(crate) struct Chunk {
@@ -58,8 +63,11 @@ pub(crate) struct Hot {
     rows: usize,
     /// When the oldest of the rows came, µs since the epoch by the store's clock.
     oldest_received_us: Option<i64>,
+    newest_received_us: i64,
     /// The latest chunks for followers, some of which are in files already.
     recent: VecDeque<Arc<Chunk>>,
+    /// When each of them was complete, µs since the epoch by the store's clock.
+    recent_us: VecDeque<i64>,
     recent_rows: usize,
     recent_rows_max: usize,
 }
@@ -73,7 +81,9 @@ impl Hot {
             tail_chunk: None,
             rows: 0,
             oldest_received_us: None,
+            newest_received_us: i64::MIN,
             recent: VecDeque::new(),
+            recent_us: VecDeque::new(),
             recent_rows: 0,
             recent_rows_max,
         }
@@ -88,10 +98,29 @@ impl Hot {
         self.tail_chunk = None;
         self.rows += rows.len();
         self.oldest_received_us.get_or_insert(received_us);
+        self.newest_received_us = received_us;
         if self.tail.len() >= TAIL_ROWS {
             self.close_tail()?;
         }
+        self.forget_followed();
         Ok(())
+    }
+
+    /// Lets go of rows that are too many or too old for followers.
+    fn forget_followed(&mut self) {
+        let since_us = self.newest_received_us.saturating_sub(RECENT_US);
+        while self.recent_rows > self.recent_rows_max
+            || self
+                .recent_us
+                .front()
+                .is_some_and(|at_us| *at_us < since_us)
+        {
+            self.recent_us.pop_front();
+            let Some(oldest) = self.recent.pop_front() else {
+                return;
+            };
+            self.recent_rows -= oldest.rows();
+        }
     }
 
     fn close_tail(&mut self) -> Result<(), ArrowError> {
@@ -103,11 +132,8 @@ impl Hot {
         self.tail_base = chunk.end();
         self.recent_rows += chunk.rows();
         self.recent.push_back(chunk.clone());
-        while self.recent_rows > self.recent_rows_max
-            && let Some(oldest) = self.recent.pop_front()
-        {
-            self.recent_rows -= oldest.rows();
-        }
+        self.recent_us.push_back(self.newest_received_us);
+        self.forget_followed();
         self.chunks.push(chunk);
         Ok(())
     }
@@ -218,5 +244,25 @@ mod tests {
             ordinals(&hot.since(0).unwrap()),
             [(8_192, 4_096), (12_288, 4_096)]
         );
+    }
+
+    #[test]
+    fn followers_keep_rows_for_a_minute_however_few_they_are() {
+        let mut hot = Hot::new(1_000_000);
+        hot.push(&rows(4_096), 1).unwrap();
+        hot.push(&rows(4_096), RECENT_US / 2).unwrap();
+        hot.push(&rows(1), RECENT_US + 1).unwrap();
+        assert_eq!(hot.since(0).unwrap().len(), 3);
+        hot.push(&rows(1), RECENT_US + 2).unwrap();
+        assert_eq!(
+            ordinals(&hot.since(0).unwrap()),
+            [(4_096, 4_096), (8_192, 2)]
+        );
+        assert_eq!(hot.snapshot().unwrap().len(), 3, "questions see all");
+        hot.push(&rows(1), RECENT_US * 2).unwrap();
+        assert_eq!(ordinals(&hot.since(0).unwrap()), [(8_192, 3)]);
+        // Clocks are set back, too.
+        hot.push(&rows(4_096), 5).unwrap();
+        assert_eq!(hot.since(0).unwrap().len(), 1);
     }
 }

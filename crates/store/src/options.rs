@@ -33,7 +33,7 @@ pub struct Options {
     pub hot_rows_max: usize,
     /// When the log is made durable.
     pub sync: Sync,
-    /// Rows that are kept for live followers; who is slower loses some.
+    /// Rows that are kept for live followers, for a minute at most; who is slower loses some.
     pub follow_rows: usize,
     /// Boots of proxies that are remembered for dropping repeated batches.
     pub boots_max: usize,
