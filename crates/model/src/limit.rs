@@ -241,6 +241,12 @@ limits! {
     PingTime: Proxy "http2_ping_ms" = Milliseconds 3_000,
         then "its connection is closed, and what was on it fails",
         uncounted "the requests that fail with it are recorded";
+    /// Time that an endpoint or the application may take no bytes that wait for it, or, asked
+    /// on a silent connection whether it is there, not answer. Opaque connections have the latter
+    /// only.
+    EndpointSilence: Proxy "endpoint_silence_ms" = Milliseconds 60_000,
+        then "its connection is closed, and what was on it fails; only Linux keeps this bound",
+        uncounted "the requests that fail with it are recorded";
     /// Time series on `/metrics`, per process.
     Series: Proxy "series" = Count 10_000,
         then "counted in the series with the label overflow=\"true\"",

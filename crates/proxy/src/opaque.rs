@@ -176,6 +176,9 @@ impl Dialed {
     pub(crate) async fn relay(mut self, connection: &Rc<Connection>, client: &mut Io, tls: bool) {
         let _busy = connection.begin_request();
         client.keep_alive();
+        if let Some(upstream) = self.upstream() {
+            upstream.keep_alive();
+        }
         let side = connection.inlet.side();
         let mut opening = (side == Side::Inbound).then(Opening::default);
         let met = match &mut opening {

@@ -12,6 +12,8 @@ use tokio::net::TcpSocket;
 pub(crate) use tokio::net::{TcpListener, TcpStream};
 use whodunit_wire::tonic::transport::{Channel, Endpoint, Error};
 
+use crate::limits::Limit;
+
 /// A listening socket that does not belong to a runtime yet.
 pub(crate) type Bound = std::net::TcpListener;
 
@@ -21,6 +23,12 @@ const BACKLOG: i32 = 4_096;
 /// When the peer of a silent opaque connection is asked whether it is still there.
 const KEEP_ALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(10));
+
+/// When the same is asked of a silent endpoint: three times before [`Limit::EndpointSilence`],
+/// so that one lost packet ends nothing.
+const ENDPOINT_KEEP_ALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(30))
     .with_interval(Duration::from_secs(10));
 
 /// Opens `shards` listening sockets on one address, all with the same port.
@@ -96,9 +104,24 @@ pub(crate) async fn channel(endpoint: &Endpoint) -> Result<Channel, Error> {
     endpoint.connect().await
 }
 
-/// Has the kernel ask a silent peer from time to time whether it is there.
+/// Has the kernel ask a silent peer from time to time whether it is there. One that answers
+/// may let bytes wait for as long as it likes: a database behind a lock does.
 pub(super) fn keep_alive(stream: &TcpStream) -> io::Result<()> {
-    SockRef::from(stream).set_tcp_keepalive(&KEEP_ALIVE)
+    let socket = SockRef::from(stream);
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(None)?;
+    socket.set_tcp_keepalive(&KEEP_ALIVE)
+}
+
+/// Has the kernel notice an endpoint that vanished without a word: one that is silent is asked
+/// whether it is there, and one that does not take what was sent is given up. Without the
+/// latter that takes a quarter of an hour, as nobody asks while bytes wait to be taken.
+pub(super) fn notice_silence(stream: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&ENDPOINT_KEEP_ALIVE)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(Limit::EndpointSilence.time()))?;
+    Ok(())
 }
 
 /// Makes closing the connection reset it.
@@ -152,6 +175,20 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stream = crate::net::connect(None, address).await.unwrap();
-        assert!(SockRef::from(&stream).keepalive().unwrap());
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        #[cfg(target_os = "linux")]
+        {
+            assert_eq!(
+                socket.tcp_keepalive_time().unwrap(),
+                Duration::from_secs(30)
+            );
+            assert_eq!(
+                socket.tcp_user_timeout().unwrap(),
+                Some(Duration::from_secs(60))
+            );
+            keep_alive(&stream).unwrap();
+            assert_eq!(socket.tcp_user_timeout().unwrap(), None);
+        }
     }
 }

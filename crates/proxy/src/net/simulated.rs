@@ -244,6 +244,12 @@ pub(super) const fn keep_alive(_stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
+/// The same.
+#[expect(clippy::unnecessary_wraps, reason = "the kernel's may fail")]
+pub(super) const fn notice_silence(_stream: &TcpStream) -> io::Result<()> {
+    Ok(())
+}
+
 /// The simulator resets only what was not read to its end.
 #[expect(clippy::unnecessary_wraps, reason = "the kernel's may fail")]
 pub(super) const fn reset_on_close(_stream: &TcpStream) -> io::Result<()> {
