@@ -75,8 +75,11 @@ fn for_each(act: fn(&Path, &Files) -> Result<String>) -> Result<()> {
 }
 
 /// Pages of the documentation that are generated, by path in the repository.
-fn pages() -> [(&'static str, String); 1] {
-    [("docs/limits.md", whodunit_model::limit::page())]
+fn pages() -> [(&'static str, String); 2] {
+    [
+        ("docs/causes.md", whodunit_model::answer::page()),
+        ("docs/limits.md", whodunit_model::limit::page()),
+    ]
 }
 
 /// Writes the pages, or with `check` fails when one is not what would be written.

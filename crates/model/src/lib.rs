@@ -6,6 +6,7 @@
 //! read them. Failure, latency, route and workload mean the same in all of
 //! these places because they are defined only here.
 
+pub mod answer;
 pub mod capture;
 pub mod filter;
 pub mod id;

@@ -23,7 +23,7 @@ pub(crate) const FROM: HeaderName = HeaderName::from_static("whodunit-from");
 /// Says that the answering side is a proxy of ours.
 pub(crate) const TWIN: HeaderName = HeaderName::from_static("whodunit-twin");
 /// The cause of an answer that a proxy made.
-pub(crate) const CAUSE: HeaderName = HeaderName::from_static("whodunit-cause");
+pub(crate) const CAUSE: HeaderName = HeaderName::from_static(whodunit_model::answer::HEADER);
 /// Where the failure of such an answer began, from proxy to proxy.
 pub(crate) const ORIGIN: HeaderName = HeaderName::from_static("whodunit-origin");
 

@@ -11,28 +11,16 @@ use super::head::{CAUSE, ORIGIN, TWIN};
 use crate::call::Fault;
 
 /// What a proxy answers for a fault: HTTP status and gRPC status.
-const fn statuses(cause: Cause) -> (StatusCode, u8) {
-    match cause {
-        Cause::BadRequestHead => (StatusCode::BAD_REQUEST, 13),
-        Cause::PolicyDenied => (StatusCode::FORBIDDEN, 7),
-        Cause::NoEndpoints
-        | Cause::FailFast
-        | Cause::LoadShed
-        | Cause::CircuitOpen
-        | Cause::Shutdown => (StatusCode::SERVICE_UNAVAILABLE, 14),
-        Cause::ConnectTimeout => (StatusCode::GATEWAY_TIMEOUT, 14),
-        Cause::RequestTimeout
-        | Cause::ResponseHeadersTimeout
-        | Cause::ResponseStreamTimeout
-        | Cause::IdleTimeout => (StatusCode::GATEWAY_TIMEOUT, 4),
-        Cause::Loop => (StatusCode::LOOP_DETECTED, 13),
-        Cause::BadResponseHead | Cause::NotHttp2 | Cause::Unknown => (StatusCode::BAD_GATEWAY, 13),
-        _ => (StatusCode::BAD_GATEWAY, 14),
-    }
+fn statuses(cause: Cause) -> (StatusCode, u8) {
+    let unknown = (StatusCode::BAD_GATEWAY, 13);
+    cause.answer().map_or(unknown, |answer| {
+        let status = StatusCode::from_u16(answer.http);
+        (status.unwrap_or(unknown.0), answer.grpc)
+    })
 }
 
 /// Returns the gRPC status that a proxy answers for a fault.
-pub(super) const fn grpc_code(cause: Cause) -> u8 {
+pub(super) fn grpc_code(cause: Cause) -> u8 {
     statuses(cause).1
 }
 
