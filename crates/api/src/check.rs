@@ -67,6 +67,10 @@ pub struct Proxy {
     /// Requests and opaque connections that policy would have denied.
     #[serde(default)]
     pub policy_audited: u64,
+    /// Seconds until its certificate expires at the time of the answer, negative if it has; none without an
+    /// identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_expires_in_s: Option<i64>,
     /// Open connections.
     pub open_connections: u64,
     /// How often each limit of `docs/limits.md` was reached, by its name; those that were not are left out.

@@ -76,6 +76,10 @@ pub struct Report {
     pub policy_denied: u64,
     /// Requests and connections that policy would have denied.
     pub policy_audited: u64,
+    /// When its certificate expires, seconds since the Unix epoch; none without an identity.
+    pub certificate_expires_s: Option<i64>,
+    /// Whether its last try to renew the certificate failed.
+    pub certificate_renewal_fails: bool,
     /// Its clock minus the server's, µs.
     pub clock_offset_us: i64,
     /// Open connections.
@@ -268,6 +272,8 @@ impl Proxies {
                 detection_fall_backs: report.detection_fall_backs,
                 policy_denied: report.policy_denied,
                 policy_audited: report.policy_audited,
+                certificate_expires_s: report.certificate_expires_s,
+                certificate_renewal_fails: report.certificate_renewal_fails,
                 clock_offset_us: report.clock_offset_us,
                 open_connections: report.open_connections,
                 limits: limits(report.limits),

@@ -333,6 +333,7 @@ fn report(state: &State) -> ReportRequest {
             .collect()
     };
     let age = state.services.age();
+    let identity = &state.stats.identity;
     ReportRequest {
         from: Some(hello(state)),
         uptime_s: state.clock.uptime().as_secs(),
@@ -341,6 +342,8 @@ fn report(state: &State) -> ReportRequest {
         detection_fall_backs: state.stats.detection_fall_backs.read(),
         policy_denied: state.stats.policy_denied.read(),
         policy_audited: state.stats.policy_audited.read(),
+        certificate_expires_s: identity.expires_s(),
+        certificate_renewal_fails: identity.is_failing(),
         conservation: Some(Conservation {
             started: counters.started,
             recorded: counters.recorded,

@@ -35,6 +35,8 @@ pub(crate) struct IdentityStats {
     pub(crate) renewals: Count,
     /// Tries to renew that failed.
     pub(crate) failures: Count,
+    /// Whether the last try failed.
+    pub(crate) failing: AtomicBool,
     /// Handshakes that succeeded, of those who connected to us and of those we connected to.
     pub(crate) accepted: Count,
     /// See `accepted`.
@@ -50,6 +52,23 @@ impl IdentityStats {
     pub(crate) fn renewed(&self, not_after_s: i64) {
         self.not_after_s.store(not_after_s, Ordering::Relaxed);
         self.renewals.add();
+        self.failing.store(false, Ordering::Relaxed);
+    }
+
+    /// Returns when the certificate in use expires, seconds since the Unix epoch.
+    pub(crate) fn expires_s(&self) -> Option<i64> {
+        Some(self.not_after_s.load(Ordering::Relaxed)).filter(|&expires_s| expires_s > 0)
+    }
+
+    /// Says whether the last try to renew failed.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    /// Counts a try to renew that failed.
+    pub(crate) fn not_renewed(&self) {
+        self.failures.add();
+        self.failing.store(true, Ordering::Relaxed);
     }
 }
 

@@ -45,7 +45,7 @@ impl Queries {
             });
             categories.insert(0, server(live));
             categories.push(discovery(live));
-            categories.push(proxy_category(&boots));
+            categories.push(proxy_category(&boots, now_us));
             categories.push(recorder(live, &boots));
             categories.push(limits(&boots));
             proxies = self.proxies(boots, now_us);
@@ -90,6 +90,9 @@ impl Queries {
             detection_fall_backs: report.detection_fall_backs,
             policy_denied: report.policy_denied,
             policy_audited: report.policy_audited,
+            certificate_expires_in_s: report
+                .certificate_expires_s
+                .map(|at_s| at_s - now_us / SECOND_US),
             open_connections: report.open_connections,
             limits: report.limits,
             clock_offset_ms: super::record::ms(report.clock_offset_us),
@@ -234,7 +237,7 @@ fn discovery(live: &Live) -> Category {
     category("discovery", checks)
 }
 
-fn proxy_category(boots: &[(ProxyBoot, Known, State)]) -> Category {
+fn proxy_category(boots: &[(ProxyBoot, Known, State)], now_us: i64) -> Category {
     let named = |matches: &dyn Fn(&Known, State) -> bool| -> Vec<String> {
         boots
             .iter()
@@ -289,6 +292,7 @@ fn proxy_category(boots: &[(ProxyBoot, Known, State)]) -> Category {
                 "declare the protocol of the service in mesh.toml",
             ),
         ),
+        certificates(boots, now_us),
         good(policy(boots)),
         item(
             "clocks agree",
@@ -302,6 +306,37 @@ fn proxy_category(boots: &[(ProxyBoot, Known, State)]) -> Category {
         ),
     ];
     category("proxies", checks)
+}
+
+/// Says whether certificates hold, and whether those that end soon are being renewed.
+fn certificates(boots: &[(ProxyBoot, Known, State)], now_us: i64) -> CheckItem {
+    let what = "certificates hold and are renewed";
+    let hint = "look at the proxy's log for why it gets no new certificate, and at the clocks";
+    let said = |matches: &dyn Fn(&Known, i64) -> bool, how: &str| -> Vec<String> {
+        boots
+            .iter()
+            .filter(|(_, _, state)| state.is_alive())
+            .filter_map(|(boot, known, _)| {
+                let left_s = known.report.certificate_expires_s? - now_us / SECOND_US;
+                let span = long(left_s.unsigned_abs());
+                matches(known, left_s).then(|| format!("{} ({how} {span})", boot.instance))
+            })
+            .collect()
+    };
+    let expired = said(&|_, left_s| left_s <= 0, "since");
+    let late = said(
+        &|known, left_s| left_s > 0 && known.report.certificate_renewal_fails,
+        "expires in",
+    );
+    if !expired.is_empty() {
+        let says = format!("the certificate has expired: {}", listed(&expired));
+        return item(what, Some(failure(says, hint)));
+    }
+    let problem = (!late.is_empty()).then(|| {
+        let says = format!("the last renewal failed: {}", listed(&late));
+        warning(says, hint)
+    });
+    item(what, problem)
 }
 
 /// Says what policy did: neither is a fault of the mesh.
@@ -455,11 +490,7 @@ fn stale((boot, known, state): &(ProxyBoot, Known, State)) -> Option<String> {
     if !state.is_alive() || report.discovery_connected || age_ms <= DISCOVERY_OLD_MS {
         return None;
     }
-    let age = match age_ms / 1_000 {
-        age_s @ ..120 => format!("{age_s} s"),
-        age_s @ ..7_200 => format!("{} min", age_s / 60),
-        age_s => format!("{} h", age_s / 3_600),
-    };
+    let age = long(age_ms / 1_000);
     let age_us = i64::try_from(age_ms.saturating_mul(1_000)).unwrap_or(i64::MAX);
     let since = known.reported_us.map(|at_us| {
         let since = format_utc(at_us.saturating_sub(age_us));
@@ -467,6 +498,15 @@ fn stale((boot, known, state): &(ProxyBoot, Known, State)) -> Option<String> {
     });
     let since = since.unwrap_or_default();
     Some(format!("{} ({age} old{since})", boot.instance))
+}
+
+/// Writes a length of time in its largest fitting unit.
+fn long(seconds: u64) -> String {
+    match seconds {
+        0..=119 => format!("{seconds} s"),
+        120..=7_199 => format!("{} min", seconds / 60),
+        _ => format!("{} h", seconds / 3_600),
+    }
 }
 
 fn listed(names: &[String]) -> String {

@@ -160,6 +160,40 @@ async fn a_proxy_that_serves_what_it_kept_says_how_old_that_is() {
 }
 
 #[tokio::test]
+async fn a_certificate_that_is_not_renewed_is_told_before_and_after_it_expires() {
+    let server = TestServer::start().await;
+    let mut client = RecorderClient::connect(format!("http://{}", server.running().grpc()))
+        .await
+        .unwrap();
+    let _web = server.connect("web-0", 7).await;
+    for (left_s, fails, result, says) in [
+        (3 * 3_600 + 60, false, "success", ""),
+        (3 * 3_600 + 60, true, "warning", "web-0 (expires in 3 h)"),
+        (-10 * 60 - 5, true, "error", "web-0 (since 10 min)"),
+    ] {
+        let report = v1::ReportRequest {
+            from: Some(hello("web-0", 7)),
+            certificate_expires_s: Some(now_us() / 1_000_000 + left_s),
+            certificate_renewal_fails: fails,
+            ..v1::ReportRequest::default()
+        };
+        client.report(report).await.unwrap();
+        let check: Check = server.ask("/api/whodunit/v1/check").await;
+        let all = check
+            .categories
+            .iter()
+            .flat_map(|category| &category.checks);
+        let mut said = all.filter(|item| item.description == "certificates hold and are renewed");
+        let said = said.next().unwrap();
+        assert_eq!(said.result, result);
+        assert!(said.error.ends_with(says), "{}", said.error);
+        assert_eq!(check.success, result != "error");
+        let left = check.proxies[0].certificate_expires_in_s.unwrap();
+        assert!((left - left_s).abs() < 300, "{left}");
+    }
+}
+
+#[tokio::test]
 async fn reports_tell_how_each_proxy_is() {
     let server = TestServer::start().await;
     let mut client = RecorderClient::connect(format!("http://{}", server.running().grpc()))
@@ -173,6 +207,8 @@ async fn reports_tell_how_each_proxy_is() {
         detection_fall_backs: 0,
         policy_denied: 3,
         policy_audited: 1,
+        certificate_expires_s: None,
+        certificate_renewal_fails: false,
         conservation: Some(v1::Conservation {
             started: 10,
             recorded: 10 - dropped,

@@ -71,7 +71,7 @@ pub(super) async fn follow(
                         Ok(Err(why)) => why,
                         _ => "no answer in time".to_owned(),
                     };
-                    source.stats.failures.add();
+                    source.stats.not_renewed();
                     let pause = backoff.pause();
                     tracing::debug!(%server, why, ?pause, "cannot get a certificate");
                     due = Instant::now() + pause;
@@ -87,7 +87,7 @@ fn use_them(source: &Source, credentials: &Credentials, anchors: &[u8]) {
     match with_anchors(credentials, anchors) {
         Ok(tls) => source.put(tls),
         Err(why) => {
-            source.stats.failures.add();
+            source.stats.not_renewed();
             tracing::warn!(why, "cannot use a certificate, keeping the one before");
         }
     }

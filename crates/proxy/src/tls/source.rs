@@ -100,7 +100,7 @@ impl Source {
                 Ok(tls) => tls.into_iter().for_each(|tls| self.put(tls)),
                 // Certificate and key are two files: half of a change is seen now and then.
                 Err(why) => {
-                    self.stats.failures.add();
+                    self.stats.not_renewed();
                     tracing::warn!(why, "cannot use new certificates, keeping those before");
                 }
             }

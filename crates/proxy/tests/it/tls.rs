@@ -16,6 +16,7 @@ use whodunit_identity::{Authority, Credentials, Lifetimes, Tls, TrustAnchors};
 use whodunit_model::record::{Kind, Side, TlsState};
 use whodunit_model::{Cause, Outcome, RequestRecord};
 use whodunit_proxy::Running;
+use whodunit_wire::v1::ReportRequest;
 
 use crate::app::App;
 use crate::client::{fetch, get, http1, http2, whole};
@@ -653,6 +654,13 @@ async fn a_bad_new_certificate_leaves_the_old_one_in_use() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(fetch(pair.address(), "/still").await.status, 200);
+    let told = wait_for("a report of it", || {
+        pair.server.received(|received| {
+            let fails = |report: &&ReportRequest| report.certificate_renewal_fails;
+            received.reports.iter().find(fails).cloned()
+        })
+    });
+    assert!(told.await.certificate_expires_s.is_some());
     pair.end().await;
 }
 

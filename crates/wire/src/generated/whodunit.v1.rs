@@ -112,6 +112,12 @@ pub struct ReportRequest {
     /// Requests and opaque connections that policy would have denied.
     #[prost(uint64, tag = "21")]
     pub policy_audited: u64,
+    /// When the certificate in use expires, seconds since the Unix epoch; absent without an identity.
+    #[prost(int64, optional, tag = "22")]
+    pub certificate_expires_s: ::core::option::Option<i64>,
+    /// Whether the last try to renew the certificate failed.
+    #[prost(bool, tag = "23")]
+    pub certificate_renewal_fails: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReportResponse {}
