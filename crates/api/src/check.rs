@@ -61,6 +61,9 @@ pub struct Proxy {
     pub discovery_age_ms: Option<u64>,
     /// Connections whose protocol was not recognized.
     pub detection_fall_backs: u64,
+    /// The same by listener; those without are left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fall_backs: Vec<Count>,
     /// Requests and opaque connections that policy denied.
     #[serde(default)]
     pub policy_denied: u64,

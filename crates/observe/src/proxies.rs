@@ -72,6 +72,8 @@ pub struct Report {
     pub discovery_connected: bool,
     /// Connections whose protocol was not recognized.
     pub detection_fall_backs: u64,
+    /// The same by listener.
+    pub fall_backs: Vec<Count>,
     /// Requests and connections that policy denied.
     pub policy_denied: u64,
     /// Requests and connections that policy would have denied.
@@ -276,6 +278,7 @@ impl Proxies {
                 certificate_renewal_fails: report.certificate_renewal_fails,
                 clock_offset_us: report.clock_offset_us,
                 open_connections: report.open_connections,
+                fall_backs: limits(report.fall_backs),
                 limits: limits(report.limits),
                 conservation: conservation(report.conservation.unwrap_or_default()),
             };

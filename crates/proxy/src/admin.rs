@@ -260,10 +260,20 @@ async fn metrics(state: &State) -> String {
     let seconds = |us: i64| us as f64 / 1e6;
     let uptime_us = crate::clock::micros(state.clock.uptime());
     let counters = state.recorder.counters();
+    let fall_backs = stats.fall_backs.each();
     let own = Own {
         labels: own_labels(&state.config.workload).text(),
         counters,
-        detection_fall_backs: stats.detection_fall_backs.read(),
+        fall_backs: state
+            .listeners
+            .iter()
+            .map(|(name, _)| {
+                (
+                    name.to_string(),
+                    fall_backs.get(&**name).copied().unwrap_or(0),
+                )
+            })
+            .collect(),
         identity: state
             .config
             .identity

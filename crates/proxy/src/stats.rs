@@ -1,7 +1,8 @@
 //! Numbers that worker threads and the control thread share.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::limits::Hits;
 
@@ -9,7 +10,7 @@ use crate::limits::Hits;
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
     /// Connections whose protocol was not recognized.
-    pub(crate) detection_fall_backs: Count,
+    pub(crate) fall_backs: FallBacks,
     /// Buffers of opaque bulk that were copied because no pipe was to be had.
     pub(crate) pipes_missing: Count,
     /// Connections accepted and not closed.
@@ -69,6 +70,37 @@ impl IdentityStats {
     pub(crate) fn not_renewed(&self) {
         self.failures.add();
         self.failing.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Connections whose protocol was not recognized, by the name of their listener.
+#[derive(Debug, Default)]
+pub(crate) struct FallBacks(Mutex<BTreeMap<String, u64>>);
+
+impl FallBacks {
+    /// Counts a connection. Listeners are few and come from the configuration.
+    pub(crate) fn add(&self, listener: &str) {
+        let mut counts = self.lock();
+        if let Some(count) = counts.get_mut(listener) {
+            *count += 1;
+        } else {
+            counts.insert(listener.to_owned(), 1);
+        }
+    }
+
+    /// Returns how many there were at each listener that had any.
+    pub(crate) fn each(&self) -> BTreeMap<String, u64> {
+        self.lock().clone()
+    }
+
+    /// Returns how many there were.
+    pub(crate) fn total(&self) -> u64 {
+        self.lock().values().sum()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
+        // Nothing panics while it holds the lock; the counts are whole at any time.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

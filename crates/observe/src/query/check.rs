@@ -88,6 +88,7 @@ impl Queries {
             uptime_s: report.uptime_s,
             discovery_age_ms: report.discovery_age_ms,
             detection_fall_backs: report.detection_fall_backs,
+            fall_backs: report.fall_backs,
             policy_denied: report.policy_denied,
             policy_audited: report.policy_audited,
             certificate_expires_in_s: report
@@ -287,7 +288,7 @@ fn proxy_category(boots: &[(ProxyBoot, Known, State)], now_us: i64) -> Category 
         item(
             "every protocol was recognized",
             problem(
-                named(&|known, state| state.is_alive() && known.report.detection_fall_backs > 0),
+                boots.iter().filter_map(fallen_back).collect(),
                 "connections of an unknown protocol",
                 "declare the protocol of the service in mesh.toml",
             ),
@@ -498,6 +499,23 @@ fn stale((boot, known, state): &(ProxyBoot, Known, State)) -> Option<String> {
     });
     let since = since.unwrap_or_default();
     Some(format!("{} ({age} old{since})", boot.instance))
+}
+
+/// Names a proxy with connections of an unknown protocol, and the listeners they came to.
+fn fallen_back((boot, known, state): &(ProxyBoot, Known, State)) -> Option<String> {
+    if !state.is_alive() || known.report.detection_fall_backs == 0 {
+        return None;
+    }
+    let at: Vec<String> = known
+        .report
+        .fall_backs
+        .iter()
+        .map(|at| format!("{} at {}", at.count, at.reason))
+        .collect();
+    if at.is_empty() {
+        return Some(boot.instance.clone());
+    }
+    Some(format!("{} ({})", boot.instance, listed(&at)))
 }
 
 /// Writes a length of time in its largest fitting unit.

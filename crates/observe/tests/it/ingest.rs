@@ -204,7 +204,8 @@ async fn reports_tell_how_each_proxy_is() {
         uptime_s: 12,
         discovery_age_ms: Some(40),
         discovery_connected: true,
-        detection_fall_backs: 0,
+        detection_fall_backs: 3,
+        fall_backs: HashMap::from([("db-out".to_owned(), 2), ("in".to_owned(), 1)]),
         policy_denied: 3,
         policy_audited: 1,
         certificate_expires_s: None,
@@ -263,6 +264,19 @@ async fn reports_tell_how_each_proxy_is() {
         all.into_iter().any(|item| item.description == says),
         "{check:?}"
     );
+    let fallen: Vec<(&str, u64)> = proxy
+        .fall_backs
+        .iter()
+        .map(|at| (at.reason.as_str(), at.count))
+        .collect();
+    assert_eq!(fallen, [("db-out", 2), ("in", 1)]);
+    let unknown = check
+        .categories
+        .iter()
+        .flat_map(|category| &category.checks)
+        .find(|item| item.description == "every protocol was recognized");
+    let said = &unknown.unwrap().error;
+    assert!(said.ends_with("web-0 (2 at db-out, 1 at in)"), "{said}");
     let names = proxy.limits.iter().map(|limit| limit.reason.as_str());
     let expected = ["http1_head_bytes", "idle_connection_ms", "of_tomorrow"];
     assert!(names.eq(expected), "{:?}", proxy.limits);

@@ -18,8 +18,8 @@ pub(crate) struct Own {
     pub(crate) labels: String,
     /// Accounting of records.
     pub(crate) counters: Counters,
-    /// Connections whose protocol was not recognized.
-    pub(crate) detection_fall_backs: u64,
+    /// Connections whose protocol was not recognized, by listener.
+    pub(crate) fall_backs: Vec<(String, u64)>,
     /// How often each limit was reached.
     pub(crate) limits: Vec<(Limit, u64)>,
     /// Certificates and handshakes, with an identity.
@@ -229,12 +229,6 @@ fn ours(out: &mut String, own: &Own) {
         &counters.buffered,
     );
     single(
-        "whodunit_detection_fall_backs_total",
-        counter,
-        "Connections whose protocol was not recognized.",
-        &own.detection_fall_backs,
-    );
-    single(
         "whodunit_pipes_missing_total",
         counter,
         "Buffers of opaque bulk that were copied because no pipe was to be had.",
@@ -292,6 +286,13 @@ fn ours(out: &mut String, own: &Own) {
         ] {
             single(name, counter, help, &read(count));
         }
+    }
+    let name = "whodunit_detection_fall_backs_total";
+    let help = "Connections whose protocol was not recognized.";
+    family(out, name, counter, help);
+    // Names of listeners are plain: the configuration takes no others.
+    for (listener, count) in &own.fall_backs {
+        let _ = writeln!(out, "{name}{{{labels},listener=\"{listener}\"}} {count}");
     }
     let name = "whodunit_limit_hits_total";
     family(

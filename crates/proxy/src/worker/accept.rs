@@ -458,7 +458,7 @@ async fn detect(
         }
         Some(_) if first.is_empty() => (Spoken::Nothing, Detected::Bytes),
         Some(_) => {
-            inlet.worker.stats.detection_fall_backs.add();
+            inlet.fell_back();
             (Spoken::Opaque(dialed), Detected::FallBack)
         }
         None => {
@@ -468,7 +468,7 @@ async fn detect(
                 return (Spoken::Opaque(dialed), Detected::Remembered);
             }
             inlet.server_speaks_first.set(spoke);
-            inlet.worker.stats.detection_fall_backs.add();
+            inlet.fell_back();
             (Spoken::Opaque(dialed), Detected::FallBack)
         }
     }
@@ -485,7 +485,7 @@ fn tells_opaque(inlet: &Inlet, verdict: Verdict) -> bool {
 }
 
 async fn fall_back(inlet: &Rc<Inlet>, accepted: Instant, permit: Permit) -> (Spoken, Detected) {
-    inlet.worker.stats.detection_fall_backs.add();
+    inlet.fell_back();
     (
         Spoken::Opaque(dial(inlet, accepted, permit, false).await),
         Detected::FallBack,

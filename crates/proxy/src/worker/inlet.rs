@@ -86,6 +86,11 @@ pub(crate) struct Inlet {
 }
 
 impl Inlet {
+    /// Counts a connection whose protocol was not recognized.
+    pub(super) fn fell_back(&self) {
+        self.worker.stats.fall_backs.add(&self.listener.name);
+    }
+
     /// Returns the listeners of a thread.
     pub(super) fn all(worker: &Rc<Worker>, start: &mut Start) -> Vec<Rc<Self>> {
         let config = start.config.clone();

@@ -10,6 +10,7 @@ use whodunit_model::{Cause, Origin, Outcome, RequestRecord};
 
 use crate::app::{App, nobody, tcp};
 use crate::client::{fetch, say};
+use crate::limits::metrics;
 use crate::mesh::{Pair, Setup, at, end, endpoint, record, record_where, wait_for};
 use crate::server::Server;
 
@@ -396,7 +397,14 @@ async fn what_is_not_http_falls_back_and_is_counted() {
             .received(|all| all.reports.last().cloned())
             .filter(|r| r.detection_fall_backs == 1)
     });
-    assert_eq!(report.await.listeners, [format!("in={}", at(&proxy, "in"))]);
+    let report = report.await;
+    assert_eq!(report.listeners, [format!("in={}", at(&proxy, "in"))]);
+    assert_eq!(report.fall_backs, [("in".to_owned(), 1)].into());
+    let told = metrics(&proxy).await;
+    let series = "whodunit_detection_fall_backs_total{";
+    let mut series = told.lines().filter(|line| line.starts_with(series));
+    let line = series.next().unwrap();
+    assert!(line.ends_with(",listener=\"in\"} 1"), "{line}");
     end(proxy).await;
 }
 

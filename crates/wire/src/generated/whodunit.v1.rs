@@ -118,6 +118,9 @@ pub struct ReportRequest {
     /// Whether the last try to renew the certificate failed.
     #[prost(bool, tag = "23")]
     pub certificate_renewal_fails: bool,
+    /// Connections whose protocol was not recognized, by listener; those without are left out.
+    #[prost(map = "string, uint64", tag = "24")]
+    pub fall_backs: ::std::collections::HashMap<::prost::alloc::string::String, u64>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReportResponse {}
